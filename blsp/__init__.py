@@ -1,0 +1,1 @@
+"""Speech adapters for any open LLM, trained by behaviour alignment."""

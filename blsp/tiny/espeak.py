@@ -1,0 +1,155 @@
+"""eSpeak NG through ctypes: text and prosody in, 22.05 kHz samples and timed phonemes out.
+
+The shared library and its voices come from the wheel of the optional package ``espeakng-loader``,
+so no system package is needed. The library keeps global state and is no function of its arguments
+(equal calls give slightly different waveforms; only the call order in a fresh process repeats), so
+whoever wants repeatable speech uses one ``Synthesizer`` in one fresh process, in manifest order.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from blsp.errors import InputError
+
+RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4
+_SYNCHRONOUS, _PHONEME_EVENTS, _UTF8 = 2, 0x0001, 1
+_LIST_TERMINATED, _PHONEME = 0, 7
+
+
+class _EventId(ctypes.Union):
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _EventId),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prosody:
+    """How a sentence is spoken; the ranges are eSpeak's own."""
+
+    words_per_minute: int = 175
+    """80 to 450."""
+    volume: int = 100
+    """0 to 200; 100 is normal."""
+    pitch: int = 50
+    """0 to 100, around the voice's own base pitch."""
+    pitch_range: int = 50
+    """0 (monotone) to 100."""
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One synthesised sentence."""
+
+    samples: np.ndarray
+    """int16, mono, at ``sampling_rate``."""
+    sampling_rate: int
+    phonemes: tuple[tuple[str, float], ...]
+    """(phoneme, start in seconds), in order; ``_:`` and the like are pauses."""
+
+
+def load_library() -> tuple[ctypes.CDLL, Path]:
+    """The shared library and its data folder.
+
+    Raises:
+        InputError: the optional package is not installed.
+    """
+    try:
+        import espeakng_loader
+    except ModuleNotFoundError:
+        raise InputError(
+            "expected the package espeakng-loader for the tiny spoken world, found none; "
+            "pip install 'blsp[tiny]'"
+        ) from None
+    return ctypes.CDLL(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+
+
+def list_variants(data: Path) -> list[str]:
+    """Names of the voice variants in eSpeak's data folder."""
+    return sorted(path.name for path in (data / "voices" / "!v").iterdir())
+
+
+def list_languages(data: Path) -> list[str]:
+    """Lower-case names of the languages in eSpeak's data folder."""
+    return sorted(path.name.lower() for path in (data / "lang").rglob("*") if path.is_file())
+
+
+class Synthesizer:
+    """One eSpeak NG instance; the library allows one per process."""
+
+    def __init__(self) -> None:
+        self._library, self._data = load_library()
+        self._variants = set(list_variants(self._data))
+        self._languages = set(list_languages(self._data))
+        self._pieces: list[bytes] = []
+        self._phonemes: list[tuple[str, float]] = []
+        self._callback = _Callback(self._receive)
+        self.sampling_rate: int = self._library.espeak_Initialize(
+            _SYNCHRONOUS, 0, str(self._data).encode(), _PHONEME_EVENTS
+        )
+        if self.sampling_rate <= 0:
+            raise InputError(f"expected eSpeak NG data in {self._data}, found none; reinstall")
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _receive(self, samples, count, events) -> int:  # noqa: ANN001 - ctypes pointers
+        if samples and count > 0:
+            self._pieces.append(ctypes.string_at(samples, 2 * count))
+        position = 0
+        while events[position].type != _LIST_TERMINATED:
+            event = events[position]
+            if event.type == _PHONEME:
+                # The union holds up to eight bytes without a terminating zero.
+                raw = bytes(ctypes.string_at(ctypes.addressof(event.id), 8)).split(b"\0")[0]
+                self._phonemes.append((raw.decode("utf-8", "replace"), event.audio_position / 1e3))
+            position += 1
+        return 0
+
+    def speak(self, text: str, *, voice: str, prosody: Prosody) -> Spoken:
+        """Speak ``text`` with ``voice`` (``language`` or ``language+variant``).
+
+        Raises:
+            InputError: the voice is not in the data folder (eSpeak itself would say nothing and
+                use another), or nothing was spoken.
+        """
+        self._check_voice(voice)
+        self._library.espeak_SetVoiceByName(voice.encode())
+        for parameter, value in (
+            (RATE, prosody.words_per_minute),
+            (VOLUME, prosody.volume),
+            (PITCH, prosody.pitch),
+            (RANGE, prosody.pitch_range),
+        ):
+            self._library.espeak_SetParameter(parameter, value, 0)
+        self._pieces, self._phonemes = [], []
+        encoded = text.encode("utf-8")
+        self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
+        samples = np.frombuffer(b"".join(self._pieces), dtype=np.int16)
+        if not samples.size:
+            raise InputError(f"expected speech for {text!r}, found no samples; give words to speak")
+        return Spoken(samples, self.sampling_rate, tuple(self._phonemes))
+
+    def _check_voice(self, voice: str) -> None:
+        language, _, variant = voice.partition("+")
+        if language.lower() not in self._languages or (variant and variant not in self._variants):
+            raise InputError(
+                f"expected a voice like en-us+f1, found {voice!r}; languages and variants are the "
+                f"files under {self._data}"
+            )

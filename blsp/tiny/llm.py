@@ -1,0 +1,234 @@
+"""The tiny chat LLM: a Qwen3-architecture model, its BPE tokenizer and chat template, from scratch.
+
+It answers every instruction kind of the text world about a sentence it has never read, over one to
+four turns. Losses are on answers and their end-of-turn token only.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from blsp.tiny.fitting import FitConfig, Progress, fit, probe_autocast_dtype
+from blsp.tiny.world import (
+    Sentence,
+    Split,
+    answer,
+    english_words,
+    grammar,
+    instructions,
+    kinds,
+    sample_sentence,
+    sample_sentences,
+)
+
+START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+SPARE = tuple(f"<|extra_{i}|>" for i in range(8))
+SYSTEM = "You are a helpful household assistant."
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' }}"
+    "{%- if message['role'] == 'assistant' %}"
+    "{% generation %}{{- message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{%- else %}{{- message['content'] + '<|im_end|>' }}{%- endif %}"
+    "{{- '\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its right answer."""
+
+    user: str
+    answer: str
+    kind: str
+
+
+def build_tokenizer(*, vocabulary: int = 3072) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which nearly every word of the world is one token."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(SPARE) - 3,
+        special_tokens=[PAD, START, END, *SPARE],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(_tokenizer_texts(), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token=END, pad_token=PAD, model_max_length=2048
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _tokenizer_texts() -> Iterator[str]:
+    for sentence in sample_sentences(0, "train", 30_000):
+        # The reversed sentence and line starts give words without a leading space their tokens.
+        yield f"{sentence.text} {answer('reverse', sentence)}\n"
+        yield "\n".join(answer("reverse", sentence).split())
+        yield f"{sentence.german} {answer('reply', sentence)}\n"
+        yield answer("slots", sentence)
+    words = sorted(english_words())
+    for _ in range(400):
+        yield "\n".join(words) + " " + " ".join(words)
+        yield "user assistant system\n" + SYSTEM
+        for wordings in instructions()["kinds"].values():
+            yield " ".join(wordings)
+        for emotion in instructions()["emotions"].values():
+            yield f"{emotion['hint']} {emotion['reply']} {emotion['sequel']}"
+    yield " ".join(name for name in grammar()["clauses"])
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen3ForCausalLM:
+    """A randomly initialised model of 3.4 M parameters."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=256,
+        intermediate_size=640,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.bos_token_id = None
+    return model
+
+
+def ask(kind: str, wording: str, spoken: str, *, hint: str = "", first: bool = True) -> str:
+    """The user's words: the instruction before or after the sentence, each on its own line."""
+    if first:
+        joint = "" if wording.endswith("?") else ":"
+        return f"{hint}\n{wording}{joint}\n{spoken}".lstrip()
+    return f"{hint}\n{spoken}\n{wording}".lstrip()
+
+
+def sample_turn(rng: random.Random, kind: str, sentence: Sentence) -> Turn:
+    """One question of ``kind`` about ``sentence``; a quarter of them say how the speaker sounds."""
+    emotions = instructions()["emotions"]
+    likely = 0.7 if kind == "emotion" else 0.2
+    emotion = rng.choice(list(emotions)) if rng.random() < likely else "neutral"
+    wording = rng.choice(instructions()["kinds"][kind])
+    user = ask(
+        kind, wording, sentence.text, hint=emotions[emotion]["hint"], first=rng.random() < 0.5
+    )
+    return Turn(user, answer(kind, sentence, emotion=emotion), kind)
+
+
+def sample_conversation(rng: random.Random, split: Split) -> list[Turn]:
+    """One to four turns; later ones ask about the same sentence or bring a new one."""
+    sentence = sample_sentence(rng, split)
+    # The long answers are the hard ones and are asked twice as often.
+    pool = kinds() + ["reverse", "slots", "count_words", "translate_de", "reply"]
+    if rng.random() < 0.1:
+        turns = [Turn(sentence.text, answer("reply", sentence), "reply")]
+    else:
+        turns = [sample_turn(rng, rng.choice(pool), sentence)]
+    for _ in range(rng.choice([0, 1, 2, 3])):
+        kind = rng.choice(pool)
+        if rng.random() < 0.2:
+            sentence = sample_sentence(rng, split)
+            turns.append(sample_turn(rng, kind, sentence))
+        else:
+            wording = rng.choice(instructions()["kinds"][kind])
+            turns.append(Turn(wording, answer(kind, sentence, emotion=_emotion(turns)), kind))
+    return turns
+
+
+def _emotion(turns: list[Turn]) -> str:
+    """The emotion the last sentence of a conversation was said to be spoken with."""
+    emotions = instructions()["emotions"]
+    for turn in reversed(turns):
+        if "\n" in turn.user or turn is turns[0]:
+            named = [n for n, e in emotions.items() if e["hint"] and e["hint"] in turn.user]
+            return named[0] if named else "neutral"
+    return "neutral"
+
+
+def build_batch(
+    tokenizer: PreTrainedTokenizerFast, conversations: list[list[Turn]], *, system: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """Token ids and labels (B, T), right-padded; labels are -100 outside answers."""
+    pieces: list[tuple[int, str, bool]] = []
+    for row, turns in enumerate(conversations):
+        lead = f"{START}system\n{SYSTEM}{END}\n" if system[row] else ""
+        for turn in turns:
+            pieces.append((row, f"{lead}{START}user\n{turn.user}{END}\n{START}assistant\n", False))
+            pieces.append((row, f"{turn.answer}{END}", True))
+            lead = "\n"
+    encoded = tokenizer([text for _, text, _ in pieces], add_special_tokens=False)["input_ids"]
+    rows: list[list[int]] = [[] for _ in conversations]
+    labels: list[list[int]] = [[] for _ in conversations]
+    for (row, _, trained), ids in zip(pieces, encoded, strict=True):
+        rows[row] += ids
+        labels[row] += ids if trained else [-100] * len(ids)
+    width = max(map(len, rows))
+    pad = tokenizer.pad_token_id
+    return (
+        torch.tensor([row + [pad] * (width - len(row)) for row in rows]),
+        torch.tensor([row + [-100] * (width - len(row)) for row in labels]),
+    )
+
+
+def answer_loss(model: Qwen3ForCausalLM, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy over answer tokens, and the share of them predicted right.
+
+    Right-padded causal attention needs no mask: no trained position sees padding.
+    """
+    hidden = model.model(input_ids=ids).last_hidden_state  # (B, T) -> (B, T, D)
+    target = labels[:, 1:]
+    logits = model.lm_head(hidden[:, :-1][target != -100]).float()  # (answer tokens, V)
+    wanted = target[target != -100]
+    return cross_entropy(logits, wanted), (logits.argmax(-1) == wanted).float().mean()
+
+
+def train_llm(
+    folder: Path, *, seed: int, steps: int, batch: int = 48, device: torch.device
+) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, Progress]:
+    """Train to ``steps`` (resumes); the log goes to standard output."""
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, seed=seed).to(device)
+    dtype = probe_autocast_dtype(device)
+
+    def loss_at(step: int, split: Split = "train") -> tuple[Tensor, dict[str, float]]:
+        # Four batches are drawn together and cut by length, so that little of a batch is padding.
+        group, part = divmod(step, 4)
+        rng = random.Random(f"llm {seed} {split} {group}")
+        pool = [sample_conversation(rng, split) for _ in range(4 * batch)]
+        pool.sort(key=lambda turns: sum(len(turn.user) + len(turn.answer) for turn in turns))
+        conversations = pool[part * batch : (part + 1) * batch]
+        system = [rng.random() < 0.15 for _ in conversations]
+        ids, labels = build_batch(tokenizer, conversations, system=system)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss, right = answer_loss(model, ids.to(device), labels.to(device))
+        return loss, {"right": right.item()}
+
+    @torch.no_grad()
+    def evaluate(step: int) -> dict[str, float]:
+        results = [loss_at(index, "dev") for index in range(8)]
+        return {
+            "dev_loss": sum(loss.item() for loss, _ in results) / 8,
+            "dev_right": sum(numbers["right"] for _, numbers in results) / 8,
+        }
+
+    config = FitConfig(steps=steps, learning_rate=2e-3)
+    progress = fit(model, loss_at, config, folder=folder, evaluate=evaluate)
+    return model, tokenizer, progress
