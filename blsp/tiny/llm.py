@@ -7,6 +7,7 @@ four turns. Losses are on answers and their end-of-turn token only.
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -106,6 +107,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen3ForCau
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    # At these lengths plain attention is several times faster on a CPU than the fused kernel.
+    config._attn_implementation = "eager"
     model = Qwen3ForCausalLM(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -163,10 +166,10 @@ def _emotion(turns: list[Turn]) -> str:
     return "neutral"
 
 
-def build_batch(
+def encode_conversations(
     tokenizer: PreTrainedTokenizerFast, conversations: list[list[Turn]], *, system: list[bool]
-) -> tuple[Tensor, Tensor]:
-    """Token ids and labels (B, T), right-padded; labels are -100 outside answers."""
+) -> list[tuple[list[int], list[int]]]:
+    """(token ids, labels) of each conversation; labels are -100 outside answers."""
     pieces: list[tuple[int, str, bool]] = []
     for row, turns in enumerate(conversations):
         lead = f"{START}system\n{SYSTEM}{END}\n" if system[row] else ""
@@ -175,17 +178,36 @@ def build_batch(
             pieces.append((row, f"{turn.answer}{END}", True))
             lead = "\n"
     encoded = tokenizer([text for _, text, _ in pieces], add_special_tokens=False)["input_ids"]
-    rows: list[list[int]] = [[] for _ in conversations]
-    labels: list[list[int]] = [[] for _ in conversations]
+    examples: list[tuple[list[int], list[int]]] = [([], []) for _ in conversations]
     for (row, _, trained), ids in zip(pieces, encoded, strict=True):
-        rows[row] += ids
-        labels[row] += ids if trained else [-100] * len(ids)
-    width = max(map(len, rows))
-    pad = tokenizer.pad_token_id
+        examples[row][0].extend(ids)
+        examples[row][1].extend(ids if trained else [-100] * len(ids))
+    return examples
+
+
+def pad_batch(examples: list[tuple[list[int], list[int]]], *, pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids and labels (B, T), right-padded."""
+    width = max(len(ids) for ids, _ in examples)
     return (
-        torch.tensor([row + [pad] * (width - len(row)) for row in rows]),
-        torch.tensor([row + [-100] * (width - len(row)) for row in labels]),
+        torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in examples]),
+        torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in examples]),
     )
+
+
+def draw_batches(
+    tokenizer: PreTrainedTokenizerFast, split: Split, *, seed: int, group: int, batch: int
+) -> list[tuple[Tensor, Tensor]]:
+    """The 16 batches of one group of steps, drawn together and cut by length so that few pads
+    are left, in random order."""
+    rng = random.Random(f"llm {seed} {split} {group}")
+    pool = [sample_conversation(rng, split) for _ in range(16 * batch)]
+    system = [rng.random() < 0.15 for _ in pool]
+    examples = sorted(encode_conversations(tokenizer, pool, system=system), key=lambda e: len(e[0]))
+    pad = tokenizer.pad_token_id
+    return [
+        pad_batch(examples[part * batch : (part + 1) * batch], pad=pad)
+        for part in rng.sample(range(16), 16)
+    ]
 
 
 def answer_loss(model: Qwen3ForCausalLM, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,32 +223,29 @@ def answer_loss(model: Qwen3ForCausalLM, ids: Tensor, labels: Tensor) -> tuple[T
 
 
 def train_llm(
-    folder: Path, *, seed: int, steps: int, batch: int = 48, device: torch.device
+    folder: Path, *, seed: int, steps: int, batch: int = 40, device: torch.device
 ) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, Progress]:
     """Train to ``steps`` (resumes); the log goes to standard output."""
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, seed=seed).to(device)
     dtype = probe_autocast_dtype(device)
 
+    @lru_cache(maxsize=2)
+    def batches(split: Split, group: int) -> list[tuple[Tensor, Tensor]]:
+        return draw_batches(tokenizer, split, seed=seed, group=group, batch=batch)
+
     def loss_at(step: int, split: Split = "train") -> tuple[Tensor, dict[str, float]]:
-        # Four batches are drawn together and cut by length, so that little of a batch is padding.
-        group, part = divmod(step, 4)
-        rng = random.Random(f"llm {seed} {split} {group}")
-        pool = [sample_conversation(rng, split) for _ in range(4 * batch)]
-        pool.sort(key=lambda turns: sum(len(turn.user) + len(turn.answer) for turn in turns))
-        conversations = pool[part * batch : (part + 1) * batch]
-        system = [rng.random() < 0.15 for _ in conversations]
-        ids, labels = build_batch(tokenizer, conversations, system=system)
+        ids, labels = batches(split, step // 16)[step % 16]
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss, right = answer_loss(model, ids.to(device), labels.to(device))
         return loss, {"right": right.item()}
 
     @torch.no_grad()
     def evaluate(step: int) -> dict[str, float]:
-        results = [loss_at(index, "dev") for index in range(8)]
+        results = [loss_at(index, "dev") for index in range(16)]
         return {
-            "dev_loss": sum(loss.item() for loss, _ in results) / 8,
-            "dev_right": sum(numbers["right"] for _, numbers in results) / 8,
+            "dev_loss": sum(loss.item() for loss, _ in results) / len(results),
+            "dev_right": sum(numbers["right"] for _, numbers in results) / len(results),
         }
 
     config = FitConfig(steps=steps, learning_rate=2e-3)

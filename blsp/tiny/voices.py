@@ -1,0 +1,117 @@
+"""Who speaks in the tiny world, how, and over which noise: all of it split and partly sealed.
+
+A voice is an eSpeak NG language with a variant of its timbre. Whole variants are dealt to train,
+dev, test and the sealed set by a hash of their name, so an unseen voice is an unseen timbre in
+every accent. Emotions are prosody alone: rate, pitch, pitch range and volume of the same words.
+"""
+
+import hashlib
+import random
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+from blsp.tiny.espeak import Prosody
+from blsp.tiny.world import Split
+
+LANGUAGES = ("en-us", "en-gb", "en-gb-x-rp", "en-us-nyc")
+# Left out: whispers, croaks, robots and other variants in which sounds cannot be told apart.
+VARIANTS = tuple(
+    "Alex Alicia Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario "
+    "Michael Mike Nguyen Reed Storm adam anika announcer antonio aunty belinda benjamin boris "
+    "caleb david ed edward f1 f2 f3 f4 f5 grandma grandpa gustave ian iven john kaukovalta linda "
+    "m1 m2 m3 m4 m5 m6 m7 m8 marcelo max michel miguel mike2 norbert pablo paul pedro quincy rob "
+    "robert sandro shelby steph travis victor zac".split()
+)
+VoiceSplit = Literal["train", "dev", "test", "sealed"]
+_SEALED, _TEST, _DEV = 4, 8, 4
+
+EMOTIONS = ("neutral", "happy", "sad", "angry", "fearful")
+NOISES = ("white", "pink", "brown", "hum")
+SEALED_NOISE = "crackle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mood:
+    """An emotion as offsets to a speaker's own neutral prosody."""
+
+    speed: float
+    pitch: int
+    pitch_range: int
+    volume: int
+
+
+_MOODS = {
+    "neutral": _Mood(speed=1.0, pitch=0, pitch_range=45, volume=100),
+    "happy": _Mood(speed=1.08, pitch=20, pitch_range=95, volume=110),
+    "sad": _Mood(speed=0.74, pitch=-15, pitch_range=8, volume=70),
+    "angry": _Mood(speed=1.35, pitch=-12, pitch_range=80, volume=170),
+    "fearful": _Mood(speed=1.3, pitch=38, pitch_range=12, volume=90),
+}
+
+
+@cache
+def variants_of(split: VoiceSplit) -> tuple[str, ...]:
+    """Timbre variants of a split, dealt in the order of their hash."""
+    dealt = sorted(VARIANTS, key=lambda name: hashlib.sha256(f"variant {name}".encode()).digest())
+    ends = {"sealed": (0, _SEALED), "test": (_SEALED, _SEALED + _TEST)}
+    ends["dev"] = (_SEALED + _TEST, _SEALED + _TEST + _DEV)
+    ends["train"] = (_SEALED + _TEST + _DEV, len(dealt))
+    first, last = ends[split]
+    return tuple(sorted(dealt[first:last]))
+
+
+@cache
+def voices_of(split: VoiceSplit) -> tuple[str, ...]:
+    """Voices (``language+variant``) of a split; four sealed ones, one in each accent."""
+    if split == "sealed":
+        pairs = zip(LANGUAGES, variants_of(split), strict=True)
+        return tuple(f"{language}+{variant}" for language, variant in pairs)
+    return tuple(f"{lang}+{variant}" for lang in LANGUAGES for variant in variants_of(split))
+
+
+def sample_prosody(rng: random.Random, split: Split, emotion: str) -> Prosody:
+    """Prosody of ``emotion`` around a neutral one whose rate and pitch no other split uses."""
+    offset = {"train": (0, 2), "dev": (1, 1), "test": (3, 3)}[split]
+    rate = 4 * rng.randint(39, 46) + rng.choice(offset)  # 156 to 187 words a minute
+    pitch = 4 * rng.randint(10, 14) + rng.choice(offset)  # 40 to 59
+    mood = _MOODS[emotion]
+    return Prosody(
+        words_per_minute=round(rate * mood.speed),
+        volume=mood.volume,
+        pitch=min(99, pitch + mood.pitch),
+        pitch_range=mood.pitch_range,
+    )
+
+
+def make_noise(kind: str, rng: np.random.Generator, samples: int) -> np.ndarray:
+    """``samples`` of noise at 16 kHz, float32, root mean square 1."""
+    if kind == "hum":
+        noise = _hum(rng, samples)
+    elif kind == "crackle":
+        noise = rng.standard_normal(samples) * (rng.random(samples) < 0.004)
+    else:
+        # Coloured noise: white noise whose power falls with frequency.
+        slope = {"white": 0.0, "pink": 0.5, "brown": 1.0}[kind]
+        spectrum = np.fft.rfft(rng.standard_normal(samples))
+        frequency = np.maximum(np.fft.rfftfreq(samples, 1 / 16_000), 40.0)
+        noise = np.fft.irfft(spectrum / frequency**slope, samples)
+    return (noise / max(float(np.sqrt(np.mean(noise**2))), 1e-9)).astype(np.float32)
+
+
+def _hum(rng: np.random.Generator, samples: int) -> np.ndarray:
+    time = np.arange(samples) / 16_000
+    base = rng.uniform(48, 62)
+    waves = [
+        np.sin(2 * np.pi * base * harmonic * time + rng.uniform(0, 6.28)) / harmonic
+        for harmonic in range(1, 20)
+    ]
+    return np.sum(waves, axis=0) + 0.05 * rng.standard_normal(samples)
+
+
+def mix_noise(audio: np.ndarray, noise: np.ndarray, *, snr_db: float) -> np.ndarray:
+    """``audio`` plus ``noise`` scaled so that the ratio of their mean powers is ``snr_db``."""
+    power = float(np.mean(audio**2))
+    return audio + noise * np.sqrt(power / 10 ** (snr_db / 10))
