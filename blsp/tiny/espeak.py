@@ -16,7 +16,7 @@ from blsp.errors import InputError
 
 RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4
 _SYNCHRONOUS, _PHONEME_EVENTS, _UTF8 = 2, 0x0001, 1
-_LIST_TERMINATED, _PHONEME = 0, 7
+_LIST_TERMINATED, _WORD, _PHONEME = 0, 1, 7
 
 
 class _EventId(ctypes.Union):
@@ -64,6 +64,8 @@ class Spoken:
     sampling_rate: int
     phonemes: tuple[tuple[str, float], ...]
     """(phoneme, start in seconds), in order; ``_:`` and the like are pauses."""
+    words: tuple[tuple[int, float], ...]
+    """(index of the first character in the text, start in seconds) of each word, in order."""
 
 
 def load_library() -> tuple[ctypes.CDLL, Path]:
@@ -88,8 +90,10 @@ def list_variants(data: Path) -> list[str]:
 
 
 def list_languages(data: Path) -> list[str]:
-    """Lower-case names of the languages in eSpeak's data folder."""
-    return sorted(path.name.lower() for path in (data / "lang").rglob("*") if path.is_file())
+    """Language codes in eSpeak's data folder, as its voice files declare them."""
+    files = [path for path in (data / "lang").rglob("*") if path.is_file()]
+    lines = [line for path in files for line in path.read_text("utf-8", "replace").splitlines()]
+    return sorted({line.split()[1].lower() for line in lines if line.startswith("language ")})
 
 
 class Synthesizer:
@@ -101,6 +105,7 @@ class Synthesizer:
         self._languages = set(list_languages(self._data))
         self._pieces: list[bytes] = []
         self._phonemes: list[tuple[str, float]] = []
+        self._words: list[tuple[int, float]] = []
         self._callback = _Callback(self._receive)
         self.sampling_rate: int = self._library.espeak_Initialize(
             _SYNCHRONOUS, 0, str(self._data).encode(), _PHONEME_EVENTS
@@ -115,6 +120,8 @@ class Synthesizer:
         position = 0
         while events[position].type != _LIST_TERMINATED:
             event = events[position]
+            if event.type == _WORD:
+                self._words.append((event.text_position - 1, event.audio_position / 1e3))
             if event.type == _PHONEME:
                 # The union holds up to eight bytes without a terminating zero.
                 raw = bytes(ctypes.string_at(ctypes.addressof(event.id), 8)).split(b"\0")[0]
@@ -130,7 +137,8 @@ class Synthesizer:
                 use another), or nothing was spoken.
         """
         self._check_voice(voice)
-        self._library.espeak_SetVoiceByName(voice.encode())
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise InputError(f"expected eSpeak NG to know {voice!r}, found it does not; reinstall")
         for parameter, value in (
             (RATE, prosody.words_per_minute),
             (VOLUME, prosody.volume),
@@ -138,13 +146,13 @@ class Synthesizer:
             (RANGE, prosody.pitch_range),
         ):
             self._library.espeak_SetParameter(parameter, value, 0)
-        self._pieces, self._phonemes = [], []
+        self._pieces, self._phonemes, self._words = [], [], []
         encoded = text.encode("utf-8")
         self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
         samples = np.frombuffer(b"".join(self._pieces), dtype=np.int16)
         if not samples.size:
             raise InputError(f"expected speech for {text!r}, found no samples; give words to speak")
-        return Spoken(samples, self.sampling_rate, tuple(self._phonemes))
+        return Spoken(samples, self.sampling_rate, tuple(self._phonemes), tuple(self._words))
 
     def _check_voice(self, voice: str) -> None:
         language, _, variant = voice.partition("+")

@@ -16,7 +16,7 @@ import numpy as np
 from blsp.tiny.espeak import Prosody
 from blsp.tiny.world import Split
 
-LANGUAGES = ("en-us", "en-gb", "en-gb-x-rp", "en-us-nyc")
+LANGUAGES = ("en-us", "en-gb-x-rp", "en-us-nyc", "en-gb-x-gbclan")
 # Left out: whispers, croaks, robots and other variants in which sounds cannot be told apart.
 VARIANTS = tuple(
     "Alex Alicia Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario "
