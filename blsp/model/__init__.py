@@ -1,0 +1,1 @@
+"""The speech language model: encoder, adapter and the LLM that hears."""
