@@ -33,4 +33,4 @@ test-slow: $(INSTALLED)  ## run the tests that take minutes each
 lint: $(INSTALLED)  ## check style, format and types
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) pyright
+	$(RUN) pyright --pythonpath $(VENV)/bin/python

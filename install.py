@@ -101,8 +101,11 @@ def describe_download(installed: str | None, torch: str | None) -> str:
     if installed:
         return f"install: torch {installed} stays; some 0.3 GB to download, 1 GB on disk"
     if torch and torch.endswith("+cpu"):
-        return f"install: {torch} for a machine without GPU; some 0.5 GB to download, 2 GB on disk"
-    return f"install: {torch}; on Linux its CUDA libraries make it several GB to download (a CPU build: make TORCH_INDEX=URL)"
+        return f"install: {torch}, there being no GPU; some 0.5 GB to download, 2 GB on disk"
+    return (
+        f"install: {torch}; on Linux its CUDA libraries make it several GB to download "
+        "(TORCH_INDEX=URL can name an index with a CPU build)"
+    )
 
 
 def _cpu_build(python: Path, torch: str, index: str) -> str | None:
