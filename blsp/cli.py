@@ -1,0 +1,129 @@
+"""The `blsp` command: one table from a command to the function that runs it.
+
+Modules are imported only when their command is called, so that `blsp --help` answers at once. A
+command line enters; an exit code leaves: 0 done, 1 the command found something wrong, 2 the user's
+input was wrong (one line on stderr, the traceback with `--debug`), 130 interrupted.
+"""
+
+import argparse
+import errno
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from blsp import __version__
+from blsp.errors import InputError, suggest
+from blsp.shipped import Folder, copy_recipe, list_programs, list_recipes, program_module
+
+# name -> (module:function that takes the arguments and returns an exit code, one-line help)
+COMMANDS = {
+    "quickstart": ("blsp.tiny.quickstart:main", "run the main job on the embedded tiny world"),
+    "doctor": ("blsp.doctor:main", "say what is installed, missing, and fast on this machine"),
+    "recipes": ("blsp.cli:run_recipes", "list the shipped recipes, or copy one to edit it"),
+    "prep": ("blsp.cli:run_prep", "turn a corpus on disk into manifests"),
+    "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return _dispatch(arguments)
+    except (InputError, OSError) as error:
+        if debug or not (message := _user_message(error)):
+            raise
+        print(f"blsp: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("blsp: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    # Everything after the command's name belongs to the command, options included.
+    position = next((i for i, text in enumerate(arguments) if not text.startswith("-")), None)
+    parser = _build_parser()
+    parser.parse_args(arguments[:position])
+    if position is None:
+        parser.print_help()
+        return 0
+    name = arguments[position]
+    if name not in COMMANDS:
+        raise InputError(f"expected a command, found {name!r}; {suggest(name, COMMANDS)}")
+    module, _, function = COMMANDS[name][0].partition(":")
+    return getattr(import_module(module), function)(arguments[position + 1 :])
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="blsp",
+        usage="blsp [--debug] COMMAND ...",
+        description="Give an open language model ears, by behaviour alignment.",
+        epilog=f"commands:\n{listing}\n\n`blsp COMMAND --help` says what a command takes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"blsp {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _user_message(error: Exception) -> str | None:
+    """Return the line to print, or None for an error that is ours and deserves its traceback."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" for {error.filename}" if error.filename else ""
+        return f"expected room on the disk{where}, found it full; free some and run this again"
+    return None
+
+
+def run_recipes(argv: Sequence[str]) -> int:
+    """List the shipped recipes, or copy one."""
+    parser = argparse.ArgumentParser(prog="blsp recipes", description=COMMANDS["recipes"][1])
+    actions = parser.add_subparsers(dest="action")
+    copy = actions.add_parser("copy", help="copy a recipe to edit it")
+    copy.add_argument("name")
+    copy.add_argument("--to", type=Path, default=Path(), help="folder (default: this one)")
+    options = parser.parse_args(argv)
+    if options.action == "copy":
+        print(copy_recipe(options.name, options.to))
+    else:
+        _print_listing(list_recipes(), nothing="no recipe ships with this version")
+    return 0
+
+
+def run_prep(argv: Sequence[str]) -> int:
+    """Run `data_prep/CORPUS.py`, or list the corpora."""
+    return _run_program("data_prep", argv, prog="blsp prep", noun="corpus")
+
+
+def run_bench(argv: Sequence[str]) -> int:
+    """Run `eval/BENCHMARK.py`, or list the benchmarks."""
+    return _run_program("eval", argv, prog="blsp bench", noun="benchmark")
+
+
+def _run_program(folder: Folder, argv: Sequence[str], *, prog: str, noun: str) -> int:
+    programs = list_programs(folder)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {prog} {noun.upper()} ...\n")
+        _print_listing(programs, nothing=f"no {noun} program ships with this version")
+        return 0
+    name = argv[0]
+    if name not in programs:
+        raise InputError(f"expected a {noun}, found {name!r}; {suggest(name, programs)}")
+    return import_module(program_module(folder, name)).main(argv[1:])
+
+
+def _print_listing(entries: dict[str, str], *, nothing: str) -> None:
+    if not entries:
+        print(nothing)
+        return
+    width = max(map(len, entries))
+    for name, summary in entries.items():
+        print(f"{name:<{width}}  {summary}")

@@ -1,0 +1,87 @@
+"""The wheel: it holds `blsp` alone, the sdist builds the same one, and it runs where it is put."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+SHIPPED = ("recipes", "data_prep", "eval")
+
+
+def run(*command: str, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build(source: Path, out: Path, *options: str) -> Path:
+    run(
+        *(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), *options),
+        cwd=source,
+    )
+    [wheel] = out.glob("*.whl")
+    return wheel
+
+
+def names(wheel: Path) -> set[str]:
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(checkout, tmp_path_factory.mktemp("wheel"), "--wheel")
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("installed")
+    options = ("--no-deps", "--no-index", "--target", str(target), str(wheel))
+    run(sys.executable, "-m", "pip", "install", *options, cwd=target)
+    return target
+
+
+def test_the_wheel_holds_every_shipped_file_and_nothing_else(wheel: Path, checkout: Path) -> None:
+    files = {f"blsp/{path}" for path in files_in(checkout / "blsp")}
+    for folder in SHIPPED:
+        files |= {f"blsp/{folder}/{path}" for path in files_in(checkout / folder)}
+    assert {name for name in names(wheel) if ".dist-info/" not in name} == files
+
+
+def files_in(folder: Path) -> list[str]:
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [path.as_posix() for path in paths if "__pycache__" not in path.parts]
+
+
+def test_the_source_distribution_builds_the_same_wheel(
+    wheel: Path, checkout: Path, tmp_path: Path
+) -> None:
+    assert names(build(checkout, tmp_path)) == names(wheel)
+
+
+def test_an_installation_adds_one_importable_name(installed: Path) -> None:
+    added = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    assert added == {"blsp", "bin"}
+
+
+def test_the_programs_are_importable_inside_the_package(installed: Path, tmp_path: Path) -> None:
+    code = "import blsp.data_prep, blsp.eval; print(blsp.eval.__file__)"
+    printed = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert Path(printed.strip()) == installed / "blsp" / "eval" / "__init__.py"
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["--version"], ["doctor"], ["recipes"], ["prep"], ["bench"]]
+)
+def test_the_command_runs_in_an_empty_folder(
+    command: list[str], installed: Path, tmp_path: Path
+) -> None:
+    printed = run(
+        *(sys.executable, "-m", "blsp", *command), cwd=tmp_path, PYTHONPATH=str(installed)
+    )
+    assert "blsp" in printed or "this version" in printed
+    assert list(tmp_path.iterdir()) == []
