@@ -6,6 +6,7 @@ The manifest appears under its own name only when every utterance of the plan is
 """
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -178,8 +179,10 @@ def _write_rows(rows: list[dict[str, Any]], path: Path) -> None:
 def _make_one(plan: Plan, synthesizer: Synthesizer, folder: Path, name: str) -> dict[str, Any]:
     audio, spoken = render(plan, synthesizer)
     relative = f"{name}/{plan.id}.flac"
-    with atomic_path(folder / relative) as path:
-        soundfile.write(path, audio, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    flac = io.BytesIO()
+    soundfile.write(flac, audio, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    # No temporary name: a file that is not in the journal with its digest does not count.
+    (folder / relative).write_bytes(flac.getvalue())
     return {
         "id": plan.id,
         "audio": relative,
@@ -194,7 +197,7 @@ def _make_one(plan: Plan, synthesizer: Synthesizer, folder: Path, name: str) -> 
         "prosody": asdict(plan.prosody),
         "noise": plan.noise,
         "snr_db": plan.snr_db,
-        "sha256": hashlib.sha256((folder / relative).read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(flac.getvalue()).hexdigest(),
         "timing": {
             "phonemes": [[s, round(start + plan.lead_seconds, 3)] for s, start in spoken.phonemes],
             "words": [[at, round(start + plan.lead_seconds, 3)] for at, start in spoken.words],
