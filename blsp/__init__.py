@@ -1,0 +1,1 @@
+"""Give any open LLM ears by behaviour alignment."""
