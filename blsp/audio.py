@@ -7,6 +7,7 @@ shorter than it says is an error, never a shorter array.
 """
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ TOLERANCE_SECONDS = 0.1
 """How far a manifest's start, duration or expected length may be off: rounding and MP3 padding."""
 
 _BLOCK_FRAMES = 65_536
+_CONTEXT_SAMPLES = 400  # at 16 kHz; the resampler's ends reach less far
 _MP3_SLACK_FRAMES = 1152  # some encoders count the header frame among the audio frames
 
 
@@ -54,8 +56,8 @@ def load_audio(
 ) -> np.ndarray:
     """Load audio, or a segment of it, as mono at 16 kHz.
 
-    Channels are averaged. A segment equals the slice of the whole, but for some 200 samples of
-    resampling transient at either end where the rate is not 16 kHz.
+    Channels are averaged. A segment equals the slice of the whole (to float32 rounding where the
+    rate is not 16 kHz), because it is read with a little context and cut after resampling.
 
     Args:
         source: a path, the file's bytes, or an archive member such as `clips.zip::a/b.wav`
@@ -76,8 +78,8 @@ def load_audio(
     """
     name = describe_source(source)
     with _open_sound(source, root) as sound:
-        first, frames = _locate_segment(sound, start, duration, name)
-        audio = _decode(sound, first, frames, name)
+        first, count = _locate_segment(sound, start, duration, name)
+        audio = _load_samples(sound, first, count, name)
     seconds = len(audio) / SAMPLING_RATE
     if expected_seconds is not None and abs(seconds - expected_seconds) > TOLERANCE_SECONDS:
         raise InputError(
@@ -136,13 +138,24 @@ def is_silent(audio: np.ndarray, *, threshold_db: float = -60.0) -> bool:
     return bool(peak <= 10 ** (threshold_db / 20))
 
 
+class _Sound(soundfile.SoundFile):
+    """A file that is read on without a seek in between.
+
+    After each read of a seekable file soundfile seeks to where it already stands, which in some
+    MP3s corrupts the block that follows. Explicit seeks work as ever.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 @contextmanager
 def _open_sound(source: Source, root: str | Path | None) -> Iterator[soundfile.SoundFile]:
     name = describe_source(source)
     with open_source(source, root=root) as raw:
         checked: BinaryIO = check_container(raw, name)
         try:
-            sound = soundfile.SoundFile(checked)
+            sound = _Sound(checked)
         except soundfile.LibsndfileError as error:
             raise InputError(
                 f"{name}: expected {AUDIO}, found a header that is truncated, damaged "
@@ -155,7 +168,7 @@ def _open_sound(source: Source, root: str | Path | None) -> Iterator[soundfile.S
 def _locate_segment(
     sound: soundfile.SoundFile, start: float, duration: float | None, name: str
 ) -> tuple[int, int]:
-    """Return the first frame and the number of frames of a segment given in seconds."""
+    """Return the first sample and the number of samples at 16 kHz of a segment in seconds."""
     rate, total = sound.samplerate, sound.frames
     if total == 0:
         raise InputError(
@@ -163,15 +176,44 @@ def _locate_segment(
         )
     end = total / rate if duration is None else start + duration
     if not (0 <= start < end and start * rate < total and end <= total / rate + TOLERANCE_SECONDS):
-        wanted = f"start {start:.3f} s" + (
-            "" if duration is None else f", duration {duration:.3f} s"
-        )
+        until = "" if duration is None else f", duration {duration:.3f} s"
         raise InputError(
-            f"{name}: expected a segment within 0 to {total / rate:.3f} s, found {wanted}; "
-            "correct start and duration"
+            f"{name}: expected a segment within 0 to {total / rate:.3f} s, "
+            f"found start {start:.3f} s{until}; correct start and duration"
         )
-    first = min(round(start * rate), total - 1)
-    return first, max(1, min(round(end * rate), total) - first)
+    first = round(start * SAMPLING_RATE)
+    return first, round(min(end, total / rate) * SAMPLING_RATE) - first
+
+
+def _load_samples(sound: soundfile.SoundFile, first: int, count: int, name: str) -> np.ndarray:
+    """Return (count,) samples at 16 kHz from sample `first` on.
+
+    Reading begins where a frame and a sample fall on the same instant (every 441 frames, or 160
+    samples, at 44.1 kHz), else the segment would be shifted against the whole by part of a frame.
+    """
+    rate = sound.samplerate
+    common = math.gcd(rate, SAMPLING_RATE)
+    frames_a_step, samples_a_step = rate // common, SAMPLING_RATE // common
+    step = _find_safe_frame(sound, (first - _CONTEXT_SAMPLES) * rate // SAMPLING_RATE)
+    step //= frames_a_step
+    begin = step * frames_a_step
+    end = min(sound.frames, math.ceil((first + count + _CONTEXT_SAMPLES) * rate / SAMPLING_RATE))
+    audio = _decode(sound, begin, end - begin, name)[first - step * samples_a_step :][:count]
+    if not len(audio):
+        raise InputError(
+            f"{name}: expected at least one sample at 16 kHz, "
+            f"found {end - begin} at {rate} Hz; drop it"
+        )
+    return audio
+
+
+def _find_safe_frame(sound: soundfile.SoundFile, frame: int) -> int:
+    """Return a frame at or before `frame` that can be sought without changing what follows."""
+    if sound.format == "MP3":  # frames borrow bits from up to ten earlier ones
+        frame -= round(0.3 * sound.samplerate)
+    if sound.subtype == "VORBIS":  # libsndfile lands 100 or so frames off within the last page
+        frame = min(frame, sound.frames - 10 * sound.samplerate)
+    return max(0, frame)
 
 
 def _read_blocks(
@@ -213,10 +255,6 @@ def _decode(sound: soundfile.SoundFile, first: int, frames: int, name: str) -> n
         raise InputError(
             f"{name}: expected {frames / rate:.3f} s as the header says, found "
             f"{decoded / rate:.3f} s: the file is truncated; fetch it again or drop it"
-        )
-    if not samples.tell():
-        raise InputError(
-            f"{name}: expected at least one sample at 16 kHz, found {decoded} at {rate} Hz; drop it"
         )
     return np.frombuffer(samples.getbuffer(), dtype=np.float32)
 

@@ -116,7 +116,7 @@ def _check_wav(file: BinaryIO, size: int, name: str) -> None:
 
 
 def _check_flac(head: bytes, name: str) -> None:
-    """Refuse a stream that does not know its length: soundfile loses the end of such a file."""
+    """Refuse a stream that does not tell its length: nobody could notice that it was cut."""
     total = int.from_bytes(head[21:26], "big") & (2**36 - 1)  # the low 36 bits of STREAMINFO's
     if total == 0:
         raise InputError(
