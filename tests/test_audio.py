@@ -399,11 +399,12 @@ def test_a_full_disk_while_saving_leaves_nothing_behind(tmp_path: Path) -> None:
 # --- long recordings ------------------------------------------------------------------------------
 
 MEASURED_LOAD = """
-import resource, sys, time
+import re, sys, time
+from pathlib import Path
 from blsp.audio import load_audio
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # MiB
+def peak():  # in MiB; ru_maxrss would include what the parent process had
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 before = peak()
 begin = time.perf_counter()
@@ -415,7 +416,7 @@ print(seconds, audio.nbytes / 2**20, peak() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory in KiB is Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_45_minutes_take_little_more_memory_than_the_result(tmp_path: Path) -> None:
     path, size = tmp_path / "long.wav", 45 * 60 * 48000 * 2 * 2  # 494 MiB, sparse on disk
     header = encode(np.zeros((1, 2)), 48000, "pcm16")[:40]
@@ -424,4 +425,4 @@ def test_45_minutes_take_little_more_memory_than_the_result(tmp_path: Path) -> N
     segment_seconds, result, extra = map(float, run_python(MEASURED_LOAD, str(path)).split())
     assert segment_seconds < 0.5
     assert result == pytest.approx(45 * 60 * 16000 * 4 / 2**20)  # 164.8 MiB
-    assert extra < result + 40
+    assert result <= extra < result + 40
