@@ -21,7 +21,7 @@ from blsp.errors import InputError
 Source = str | Path | bytes
 
 _SEPARATOR = "::"
-# The first archive suffix followed by the separator ends the archive's path, so that `C:\\a.zip`,
+# The first archive suffix followed by the separator ends the archive's path, so that `C:\a.zip`,
 # a plain file called `a::b.wav` and a member called `x::y.wav` all mean what they say.
 _MEMBER = re.compile(rf"(.+?\.(?:zip|tar|tgz|tar\.\w+)){_SEPARATOR}(.+)", re.IGNORECASE | re.DOTALL)
 _COMPRESSED_TAR = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}

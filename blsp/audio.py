@@ -211,7 +211,7 @@ def _find_safe_frame(sound: soundfile.SoundFile, frame: int) -> int:
     """Return a frame at or before `frame` that can be sought without changing what follows."""
     if sound.format == "MP3":  # frames borrow bits from up to ten earlier ones
         frame -= round(0.3 * sound.samplerate)
-    if sound.subtype == "VORBIS":  # libsndfile lands 100 or so frames off within the last page
+    if sound.subtype == "VORBIS":  # within the last page (under 10 s) libsndfile lands frames off
         frame = min(frame, sound.frames - 10 * sound.samplerate)
     return max(0, frame)
 
