@@ -16,8 +16,11 @@ PACKAGE = ROOT / "blsp"
 MODULES = [
     "errors",
     "shipped",
+    "files",
     "config",
     "hardware",
+    "archive",
+    "container",
     "audio",
     "manifest",
     "rendering",

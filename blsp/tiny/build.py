@@ -54,7 +54,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m blsp.tiny.build", description="Build or check the tiny foundation models."
     )
-    parser.add_argument("--check", action="store_true", help="only check the weights that are there")
+    parser.add_argument(
+        "--check", action="store_true", help="only check the weights that are there"
+    )
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where they lie or will lie")
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/tiny-build"), help="speech and training state"

@@ -136,7 +136,7 @@ def make_speech(plans: Iterable[Plan], folder: Path, name: str) -> Path:
     while worker.is_alive() or not queue.empty():
         try:
             problem = queue.get(timeout=0.2)
-        except Exception:  # noqa: BLE001, S112 - queue.Empty; the loop condition ends the wait
+        except Exception:
             continue
     worker.join()
     if problem or worker.exitcode:

@@ -476,9 +476,7 @@ def transcribe(
 def store_features(store: SpeechStore) -> list[Tensor]:
     """Normalised (F, 80) log-mels of a store, without augmentation."""
     return [
-        normalize_mel(
-            torch.from_numpy(np.asarray(store.mel[first:last], dtype=np.float32))
-        )
+        normalize_mel(torch.from_numpy(np.asarray(store.mel[first:last], dtype=np.float32)))
         for first, last in zip(store.offsets, store.offsets[1:])
     ]
 
