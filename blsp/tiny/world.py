@@ -1,8 +1,8 @@
 """The text world: a household-assistant grammar, and what can be asked about its sentences.
 
 A sentence is one or two clauses from ``grammar.yaml``; every question about it, listed in
-``instructions.yaml``, has exactly one right answer that follows from how it was made, so exact match
-is an honest score.
+``instructions.yaml``, has exactly one right answer that follows from how it was made, so exact
+match is an honest score.
 Train, dev and test are disjoint by a hash of the sentence itself: no list of sentences is kept.
 """
 

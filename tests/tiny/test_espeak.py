@@ -1,4 +1,4 @@
-"""eSpeak NG through ctypes: its timings, what its parameters change, and what it is asked in vain."""
+"""eSpeak NG through ctypes: its timings, what its parameters change, what it cannot speak."""
 
 import subprocess
 import sys

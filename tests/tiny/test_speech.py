@@ -1,4 +1,4 @@
-"""Speech is made once, in plan order, by a worker that may be killed, starved of disk, or resumed."""
+"""Speech is made once, in plan order, by a worker that may be killed or run out of disk."""
 
 import hashlib
 import json
@@ -136,7 +136,7 @@ def test_speech_that_is_there_is_not_made_again(manifest: Path) -> None:
 def test_speech_of_another_plan_under_that_name_is_refused(
     manifest: Path, other: list[Plan]
 ) -> None:
-    with pytest.raises(InputError, match="small.meta.json: expected the plan .* or choose another"):
+    with pytest.raises(InputError, match=r"small\.meta\.json: expected the plan .* choose another"):
         make_speech(other, manifest.parent, "small")
 
 

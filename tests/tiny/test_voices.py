@@ -13,20 +13,21 @@ from blsp.tiny.voices import (
     NOISES,
     SEALED_NOISE,
     VARIANTS,
+    VoiceSplit,
     make_noise,
     mix_noise,
     sample_prosody,
     variants_of,
     voices_of,
 )
-from blsp.tiny.world import SPLITS
+from blsp.tiny.world import SPLITS, Split
 
-ALL = ("train", "dev", "test", "sealed")
+ALL: tuple[VoiceSplit, ...] = ("train", "dev", "test", "sealed")
 
 
-def neutral_prosodies(split: str) -> list[Prosody]:
+def neutral_prosodies(split: Split) -> list[Prosody]:
     rng = random.Random(f"test {split}")
-    return [sample_prosody(rng, split, "neutral") for _ in range(500)]  # type: ignore[arg-type]
+    return [sample_prosody(rng, split, "neutral") for _ in range(500)]
 
 
 def power_between(noise: np.ndarray, low: float, high: float) -> float:
@@ -46,9 +47,9 @@ def test_four_voices_are_sealed_one_in_each_accent() -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), list(combinations(ALL, 2)))
-def test_splits_share_neither_voice_nor_timbre(one: str, other: str) -> None:
-    assert not set(voices_of(one)) & set(voices_of(other))  # type: ignore[arg-type]
-    assert not set(variants_of(one)) & set(variants_of(other))  # type: ignore[arg-type]
+def test_splits_share_neither_voice_nor_timbre(one: VoiceSplit, other: VoiceSplit) -> None:
+    assert not set(voices_of(one)) & set(voices_of(other))
+    assert not set(variants_of(one)) & set(variants_of(other))
 
 
 def test_every_variant_is_in_a_split() -> None:
@@ -85,10 +86,10 @@ def test_neutral_rates_and_pitches_of_a_split_are_in_no_other() -> None:
 
 @pytest.mark.parametrize("emotion", EMOTIONS)
 @pytest.mark.parametrize("split", SPLITS)
-def test_prosody_stays_in_espeaks_ranges(split: str, emotion: str) -> None:
+def test_prosody_stays_in_espeaks_ranges(split: Split, emotion: str) -> None:
     rng = random.Random(1)
     for _ in range(200):
-        prosody = sample_prosody(rng, split, emotion)  # type: ignore[arg-type]
+        prosody = sample_prosody(rng, split, emotion)
         assert 80 <= prosody.words_per_minute <= 450
         assert 0 <= prosody.pitch < 100
         assert 0 <= prosody.pitch_range <= 100
