@@ -135,7 +135,7 @@ def _question(rng: random.Random, kind: str, sentence: Sentence) -> tuple[str, s
     emotion = rng.choice(EMOTIONS) if kind == "emotion" else "neutral"
     wording = rng.choice(instructions()["kinds"][kind])
     hint = emotions[emotion]["hint"]
-    user = ask(kind, wording, sentence.text, hint=hint, first=rng.random() < 0.5)
+    user = ask(wording, sentence.text, hint=hint, first=rng.random() < 0.5)
     return user, answer(kind, sentence, emotion=emotion)
 
 

@@ -116,7 +116,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen3ForCau
     return model
 
 
-def ask(kind: str, wording: str, spoken: str, *, hint: str = "", first: bool = True) -> str:
+def ask(wording: str, spoken: str, *, hint: str = "", first: bool = True) -> str:
     """The user's words: the instruction before or after the sentence, each on its own line."""
     if first:
         joint = "" if wording.endswith("?") else ":"
@@ -130,17 +130,35 @@ def sample_turn(rng: random.Random, kind: str, sentence: Sentence) -> Turn:
     likely = 0.7 if kind == "emotion" else 0.2
     emotion = rng.choice(list(emotions)) if rng.random() < likely else "neutral"
     wording = rng.choice(instructions()["kinds"][kind])
-    user = ask(
-        kind, wording, sentence.text, hint=emotions[emotion]["hint"], first=rng.random() < 0.5
-    )
+    user = ask(wording, sentence.text, hint=emotions[emotion]["hint"], first=rng.random() < 0.5)
     return Turn(user, answer(kind, sentence, emotion=emotion), kind)
+
+
+def sample_word_salad(rng: random.Random) -> list[Turn]:
+    """Turns about the surface of random words, which no grammar can guess: they teach copying."""
+    words = rng.choices(_words(), k=rng.randint(2, 12))
+    sentence = Sentence(" ".join(words), "", ())
+    first = rng.random() < 0.5
+    turns = []
+    for kind in rng.choices(["repeat", "repeat", "reverse", "first_word", "last_word"], k=2):
+        wording = rng.choice(instructions()["kinds"][kind])
+        user = wording if turns else ask(wording, sentence.text, first=first)
+        turns.append(Turn(user, answer(kind, sentence), kind))
+    return turns
+
+
+@lru_cache(maxsize=1)
+def _words() -> list[str]:
+    return sorted(english_words())
 
 
 def sample_conversation(rng: random.Random, split: Split) -> list[Turn]:
     """One to four turns; later ones ask about the same sentence or bring a new one."""
+    if split == "train" and rng.random() < 0.2:
+        return sample_word_salad(rng)
     sentence = sample_sentence(rng, split)
     # The long answers are the hard ones and are asked twice as often.
-    pool = kinds() + ["reverse", "slots", "count_words", "translate_de", "reply"]
+    pool = [*kinds(), "reverse", "slots", "count_words", "translate_de", "reply"]
     if rng.random() < 0.1:
         turns = [Turn(sentence.text, answer("reply", sentence), "reply")]
     else:
