@@ -1,4 +1,4 @@
-"""eSpeak NG through ctypes: text and prosody in, 22.05 kHz samples and timed phonemes out.
+"""The synthesiser eSpeak NG through ctypes: text and prosody in, samples and timed phonemes out.
 
 The shared library and its voices come from the wheel of the optional package ``espeakng-loader``,
 so no system package is needed. The library keeps global state and is no function of its arguments:

@@ -23,7 +23,7 @@ from blsp.tiny.speech import Plan, compute_plan_digest, make_speech, plan_emotio
 from blsp.tiny.voices import EMOTIONS, voices_of
 
 SMALL = plan_utterances(1, "train", 12, snr_db=10.0)
-LONG = plan_utterances(1, "train", 600)  # seconds of work: time to be killed in the middle
+LONG = plan_utterances(1, "train", 400)  # seconds of work: time to be killed in the middle
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def program(folder: Path, *, before: str = "") -> list[str]:
         "from blsp.tiny.speech import make_speech, plan_utterances",
         before,
         "try:",
-        f"    make_speech(plan_utterances(1, 'train', 600), Path({str(folder)!r}), 'long')",
+        f"    make_speech(plan_utterances(1, 'train', 400), Path({str(folder)!r}), 'long')",
         "except InputError as error:",
         "    sys.exit(str(error))",
     )
