@@ -10,7 +10,6 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -207,13 +206,6 @@ def sample_sentences(seed: int, split: Split, count: int) -> list[Sentence]:
         sentence = sample_sentence(rng, split)
         found.setdefault(sentence.text, sentence)
     return list(found.values())
-
-
-def iterate_sentences(seed: int, split: Split) -> Iterator[Sentence]:
-    """Sentences of ``split`` without end, repetitions possible."""
-    rng = random.Random(f"stream {seed} {split}")
-    while True:
-        yield sample_sentence(rng, split)
 
 
 def answer(kind: str, sentence: Sentence, *, emotion: str = "neutral") -> str:
