@@ -36,7 +36,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush_to_disk(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         if os.name == "posix":  # the rename itself lasts only once the folder is flushed too
             _flush_to_disk(path.parent)
     except Exception as error:

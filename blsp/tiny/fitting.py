@@ -10,13 +10,14 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from blsp.files import atomic_path
 from blsp.hardware import measure_bf16_speedup
 
 
@@ -75,6 +76,10 @@ def fit(
     Args:
         compute_loss: step -> (loss, numbers to log); it makes its own batch from the step.
         evaluate: called about 25 times; step -> numbers for the curve.
+
+    Raises:
+        InputError: the disk is full.
+        RuntimeError: a gradient is not finite; the state on disk is the last good one.
     """
     optimizer = _build_optimizer(model, config)
     progress = _load_state(model, optimizer, folder)
@@ -135,9 +140,11 @@ def _save_state(
     for index, state in optimizer.state_dict()["state"].items():
         for name in ("exp_avg", "exp_avg_sq"):
             tensors[f"{name}.{index}"] = state[name]
-    save_file(tensors, fresh / "state.safetensors")
-    written = {"step": progress.step, "seconds": progress.seconds, "curve": progress.curve}
-    (fresh / "progress.json").write_text(json.dumps(written))
+    # Not for the names, which the folder's own rename settles, but flushed, and one line when full.
+    with atomic_path(fresh / "state.safetensors") as temporary:
+        save_file(tensors, temporary)
+    with atomic_path(fresh / "progress.json") as temporary:
+        temporary.write_text(json.dumps(asdict(progress)), encoding="utf-8")
     # Two renames: at every moment either the old or the new folder is whole under a known name.
     old = folder / "state.old"
     shutil.rmtree(old, ignore_errors=True)
