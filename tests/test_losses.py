@@ -9,6 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 from torch.profiler import ProfilerActivity, profile
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+)
 
 from blsp.losses import (
     IGNORED,
@@ -52,6 +60,41 @@ def test_the_position_after_the_end_of_turn_is_not_trained() -> None:
 def test_labels_of_another_batch_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(2, 8\) like the hidden states, found \(2, 7\)"):
         gather_response(torch.zeros(2, 8, 3), LABELS)
+
+
+TINY = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+}
+LLMS = [
+    (Qwen3Config, {"head_dim": 8}, {}),
+    (Gemma2Config, {"head_dim": 8, "final_logit_softcapping": 0.2}, {"softcap": 0.2}),
+    (CohereConfig, {"logit_scale": 0.25}, {"scale": 0.25}),
+    (GraniteConfig, {"logits_scaling": 8.0}, {"scale": 1 / 8}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "head_options"), LLMS)
+def test_the_loss_is_the_one_the_language_model_computes_from_its_labels(
+    kind: type[PreTrainedConfig], options: dict[str, Any], head_options: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    llm = AutoModelForCausalLM.from_config(kind(**TINY, **options)).eval()
+    ids = torch.randint(1, 40, LABELS.shape)
+    labels = ids.where(LABELS != IGNORED, IGNORED)
+    with torch.no_grad():
+        theirs = llm(input_ids=ids, labels=labels)
+        hidden = llm.get_decoder()(input_ids=ids).last_hidden_state
+        head = Head(llm.get_output_embeddings().weight, **head_options)
+        rows = gather_response(hidden, labels)
+        ours = response_ce(rows, head, response_targets(labels), chunk=3)
+    torch.testing.assert_close(head.logits(hidden[0]), theirs.logits[0])
+    torch.testing.assert_close(ours.loss, theirs.loss)
 
 
 def draw(rows: int, *, vocabulary: int = 23, dtype: torch.dtype = torch.float32) -> list[Tensor]:

@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -427,6 +429,17 @@ def test_without_spellings_english_is_skipped(
     file.write_text(json.dumps(VECTORS))
     assert main([str(file)]) == 0
     assert "skipped 1 of normalize_en: give --whisper FOLDER" in capsys.readouterr().out
+
+
+def test_a_vector_that_needs_a_package_not_installed_is_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "MeCab", None)  # so that importing it fails
+    file = tmp_path / "vectors.json"
+    entry = {"refs": ["a"], "hyps": ["a"], "args": {"tokenize": "ja-mecab"}}
+    file.write_text(json.dumps({"bleu": [entry]}))
+    assert main([str(file)]) == 0
+    assert re.match("skipped 1 of bleu: .*sacrebleu.ja", capsys.readouterr().out)
 
 
 def test_a_mismatch_is_shown_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
