@@ -55,6 +55,8 @@ TINY = [
     "voices",
     "speech",
     "fitting",
+    "mel",
+    "store",
     "whisper",
     "llm",
     "gates",

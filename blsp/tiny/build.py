@@ -9,7 +9,6 @@ are replaced as a whole, after both models are trained.
 """
 
 import argparse
-import errno
 import importlib.metadata
 import json
 import platform
@@ -24,6 +23,7 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperProcessor
 
 from blsp.errors import InputError
+from blsp.files import explained_writes
 from blsp.tiny.fitting import Progress
 from blsp.tiny.gates import Gate, check_all
 from blsp.tiny.llm import train_llm
@@ -42,11 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return check(arguments.weights)
     except InputError as error:
         print(f"blsp: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f"blsp: expected room on the disk, found none ({error}); free some", file=sys.stderr)
         return 2
 
 
@@ -89,17 +84,27 @@ def build(arguments: argparse.Namespace) -> None:
     )
     fresh = arguments.weights.with_name("weights.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    # bfloat16 halves the download; the gates are measured on exactly these rounded weights.
-    whisper.to("cpu", torch.bfloat16).save_pretrained(fresh / "whisper")
-    extractor = WhisperFeatureExtractor(feature_size=80)
-    WhisperProcessor(extractor, whisper_tokenizer).save_pretrained(fresh / "whisper")
-    llm.to("cpu", torch.bfloat16).save_pretrained(fresh / "llm")
-    tokenizer.save_pretrained(fresh / "llm")
+    with explained_writes(fresh):
+        # bfloat16 halves the download; the gates are measured on exactly these rounded weights.
+        whisper.cpu().bfloat16().save_pretrained(fresh / "whisper")
+        extractor = WhisperFeatureExtractor(feature_size=80)
+        WhisperProcessor(extractor, whisper_tokenizer).save_pretrained(fresh / "whisper")
+        llm.cpu().bfloat16().save_pretrained(fresh / "llm")
+        tokenizer.save_pretrained(fresh / "llm")
     progress = {"whisper": heard, "llm": read}
     _write_report(fresh, arguments, device, progress)
     draw_curves(progress, fresh / "curves.png")
-    shutil.rmtree(arguments.weights, ignore_errors=True)
-    fresh.rename(arguments.weights)
+    _replace_folder(arguments.weights, fresh)
+
+
+def _replace_folder(old: Path, fresh: Path) -> None:
+    """Put ``fresh`` in the place of ``old``; killed between the renames, both are still there."""
+    aside = old.with_name(f"{old.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists():
+        old.rename(aside)
+    fresh.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_report(

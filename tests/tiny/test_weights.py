@@ -31,7 +31,9 @@ def test_every_gate_is_reached(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_report_of_the_build_says_how_the_weights_came_to_be() -> None:
     report = json.loads((build.WEIGHTS / "build.json").read_text(encoding="utf-8"))
     assert {"command", "seed", "versions", "hours", "gates", "curves"} <= set(report)
-    assert report["curves"]["whisper"][-1]["wer_clean"] < report["curves"]["whisper"][0]["wer_clean"]
+    assert (
+        report["curves"]["whisper"][-1]["wer_clean"] < report["curves"]["whisper"][0]["wer_clean"]
+    )
     assert (build.WEIGHTS / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -67,8 +69,6 @@ def test_the_normaliser_travels_with_the_tokenizer() -> None:
     )
 
 
-def test_missing_weights_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_weights_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build.main(["--check", "--weights", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
