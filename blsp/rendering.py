@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import lru_cache
 from typing import Any, Literal
 
 from blsp.errors import InputError
@@ -117,7 +116,7 @@ class Renderer:
         self._control = _find_control_tokens(tokenizer, self.template, audio_token_id)
         self._control_text = re.compile("|".join(map(re.escape, self._control.values())))
         self._anchors = self._find_anchors()
-        self._skeleton_of = lru_cache(maxsize=4096)(self._build_skeleton)
+        self._skeletons: dict[tuple[_Shape, bool], _Skeleton] = {}  # a data set has few shapes
 
     # --- what others call -------------------------------------------------------------------------
 
@@ -231,6 +230,12 @@ class Renderer:
         rendered.labels.extend(ids if is_trained else [IGNORED] * len(ids))
 
     # --- building a skeleton ----------------------------------------------------------------------
+
+    def _skeleton_of(self, shape: _Shape, add_generation_prompt: bool) -> _Skeleton:
+        key = (shape, add_generation_prompt)
+        if key not in self._skeletons:
+            self._skeletons[key] = self._build_skeleton(shape, add_generation_prompt)
+        return self._skeletons[key]
 
     def _build_skeleton(self, shape: _Shape, add_generation_prompt: bool) -> _Skeleton:
         text = self._run_template(shape, add_generation_prompt)
