@@ -44,6 +44,7 @@ MODULES = [
     "terminal",
     "serve",
     "demo",
+    "data",
     "doctor",
     "cli",
     "__main__",
