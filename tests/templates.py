@@ -13,6 +13,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from blsp.tiny.llm import CHAT_TEMPLATE
+
 # Turns between two control tokens; a system prompt of its own where none is given. Adding content
 # to a string raises on lists.
 QWEN2_5 = """{%- if messages[0]['role'] != 'system' %}
@@ -83,16 +85,6 @@ MISTRAL = """{{- bos_token }}
 {%- else %}{{- ' ' + message['content'] + eos_token }}{%- endif %}
 {%- endfor %}"""
 
-# The tiny world's own, which marks what it generates.
-TINY = """{%- for message in messages %}
-{{- '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['role'] == 'assistant' %}
-{% generation %}{{- message['content'] + '<|im_end|>' }}{% endgeneration %}
-{%- else %}{{- message['content'] + '<|im_end|>' }}{%- endif %}
-{{- '\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
-
 _IM = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio|>"]
 SHAPES = {
     "qwen2.5": (QWEN2_5, _IM, None, "<|im_end|>"),
@@ -100,7 +92,7 @@ SHAPES = {
     "llama3": (LLAMA3, ["<|bos|>", "<|start|>", "<|end|>", "<|eot|>"], "<|bos|>", "<|eot|>"),
     "gemma": (GEMMA, ["<bos>", "<start_of_turn>", "<end_of_turn>"], "<bos>", "<end_of_turn>"),
     "mistral": (MISTRAL, ["<s>", "</s>", "[INST]", "[/INST]"], "<s>", "</s>"),
-    "tiny": (TINY, _IM, None, "<|im_end|>"),
+    "tiny": (CHAT_TEMPLATE, _IM, None, "<|im_end|>"),
 }
 _TEXTS = ["turn on the light in the kitchen", "repeat this sentence", "user assistant system model"]
 

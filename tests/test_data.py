@@ -119,10 +119,8 @@ def test_both_views_are_shown_with_what_is_trained(
         "<|im_start|>user\nRepeat:\n<audio a.wav, 0.50 s><|im_end|>\n"
         "<|im_start|>assistant\n\u27e6the light<|im_end|>\u27e7\n\n\n"
     )
-    assert (
-        "teacher: 31 tokens; 3 trained, in \u27e6 \u27e7\n<|im_start|>user\nRepeat:\nturn on"
-        in text
-    )
+    teacher = text[text.index("teacher: ") :]
+    assert "; 4 trained, in \u27e6 \u27e7\n<|im_start|>user\nRepeat:\nturn on the" in teacher
 
 
 @pytest.mark.parametrize(

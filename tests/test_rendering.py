@@ -1,9 +1,12 @@
 """Rendering: every template shape, both views, nothing injected, labels from the pieces."""
 
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from templates import SHAPES, as_strings, build_prefixing_tokenizer, build_tokenizer
+from transformers import AutoTokenizer
 
 from blsp.errors import InputError
 from blsp.manifest import AudioPart, Conversation, Message, Part, TextPart
@@ -159,6 +162,37 @@ def test_hostile_words_are_still_read_as_they_are_written(shape: str, text: str)
     assert rendered.ids[start:end] == renderer(shape).transcript_ids(heard(text))
 
 
+FRAGMENTS = [
+    " ",
+    "\n",
+    "a",
+    "<",
+    "|",
+    ">",
+    "</",
+    "\ue000",
+    "0",
+    "\ue001",
+    "\u00e9",
+    "[INST]",
+    "</s>",
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_words_whatever_give_a_control_token(shape: str) -> None:
+    """Random words out of control tokens, their halves and markers."""
+    tokenizer, rng = TOKENIZERS[shape], random.Random(shape)
+    added = [str(tag) for tag in tokenizer.added_tokens_decoder.values()]
+    fragments = [*FRAGMENTS, *added, *(tag[:3] for tag in added), *(tag[3:] for tag in added)]
+    render, control = renderer(shape), control_ids(tokenizer)
+    for _ in range(300):
+        text = "".join(rng.choices(fragments, k=rng.randint(1, 8)))
+        ids = render.transcript_ids(heard(text))
+        assert control.isdisjoint(ids)
+        assert tokenizer.decode(ids) == text.strip()
+
+
 @pytest.mark.parametrize(
     ("shape", "text"),
     [
@@ -301,6 +335,16 @@ def test_the_fingerprint_is_of_template_variables_and_vocabulary() -> None:
     assert len(prints) == 4
     again = Renderer(build_tokenizer("tiny"), DATE, audio_token_id=AUDIO)
     assert again.template_fingerprint() in prints
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_fingerprint_outlives_saving(shape: str, tmp_path: Path) -> None:
+    TOKENIZERS[shape].save_pretrained(tmp_path)
+    loaded = Renderer(AutoTokenizer.from_pretrained(tmp_path), DATE)
+    assert loaded.template_fingerprint() == renderer(shape).template_fingerprint()
+    assert loaded.render(repeat(), view="teacher") == renderer(shape).render(
+        repeat(), view="teacher"
+    )
 
 
 @pytest.mark.parametrize(
