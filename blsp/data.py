@@ -18,7 +18,6 @@ from blsp.manifest import (
     AudioPart,
     Conversation,
     Kind,
-    Report,
     TextPart,
     Utterance,
     build_conversation,
@@ -29,9 +28,9 @@ from blsp.manifest import (
     read_meta,
     scan_rows,
     to_row,
-    validate,
 )
 from blsp.rendering import IGNORED, Rendered, Renderer, View
+from blsp.validation import Report, validate
 
 _OPEN, _CLOSE = "\u27e6", "\u27e7"  # what marks trained tokens; rare in any text
 

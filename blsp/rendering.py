@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from blsp.errors import InputError
 from blsp.manifest import AudioPart, Conversation, Message, Part, TextPart
+from blsp.pieces import PieceTokenizer
 
 View = Literal["student", "teacher"]
 Trained = Literal["last", "all"]
@@ -113,9 +114,7 @@ class Renderer:
         self.template = chat_template or _own_template(tokenizer)
         self.template_variables = {"enable_thinking": False, **(template_variables or {})}
         self.audio_token_id = audio_token_id
-        self._control = _find_control_tokens(tokenizer, self.template, audio_token_id)
-        self._control_text = re.compile("|".join(map(re.escape, self._control.values())))
-        self._anchors = self._find_anchors()
+        self._pieces = PieceTokenizer(tokenizer, self.template, audio_token_id)
         self._skeletons: dict[tuple[_Shape, bool], _Skeleton] = {}  # a data set has few shapes
 
     # --- what others call -------------------------------------------------------------------------
@@ -152,7 +151,7 @@ class Renderer:
 
     def transcript_ids(self, part: AudioPart) -> list[int]:
         """Return the ids of a recording's words: in the teacher view, and as CIF or CTC target."""
-        return self._encode_written(part.transcript.strip())
+        return self._pieces.encode_written(part.transcript.strip())
 
     def template_fingerprint(self) -> str:
         """Return a hash of template, variables and vocabulary: equal prompts, equal fingerprint."""
@@ -214,7 +213,7 @@ class Renderer:
     ) -> None:
         start = len(rendered.ids)
         if isinstance(part, TextPart):
-            ids = self._encode_written(step.lead + part.text)
+            ids = self._pieces.encode_written(step.lead + part.text)
         elif view == "teacher":
             ids = self.transcript_ids(part)
             rendered.transcripts.append((start, start + len(ids)))
@@ -269,19 +268,19 @@ class Renderer:
             # Words begin with their space, as they do when all is tokenised in one go.
             spaced = letters[part] == "t" and literal.endswith(" ")
             lead = leads.get(part, " " if spaced else "")
-            ids = self._encode_literal(literal.removesuffix(lead), first=position == 0)
+            ids = self._pieces.encode_literal(literal.removesuffix(lead), first=position == 0)
             yield _Step(ids=ids, part=part, lead=lead)
             position = found.end()
-        ids = self._encode_literal(text[position:], first=position == 0)
+        ids = self._pieces.encode_literal(text[position:], first=position == 0)
         yield _Step(ids=ids, part=None, lead="")
 
     def _find_end_of_turn(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """Return the ids up to the end of the first control tokens; whitespace may precede them."""
-        start = next((i for i, token in enumerate(ids) if token in self._control), None)
+        start = next((i for i, token in enumerate(ids) if token in self._pieces.control), None)
         if start is None or self.tokenizer.decode(list(ids[:start])).strip():
             return ()
         end = start
-        while end < len(ids) and ids[end] in self._control:
+        while end < len(ids) and ids[end] in self._pieces.control:
             end += 1
         return ids[:end]
 
@@ -325,60 +324,6 @@ class Renderer:
             ) from error
         return _DATES.sub(lambda found: day.strftime(found[1]), text)
 
-    # --- tokenising -------------------------------------------------------------------------------
-
-    def _encode_literal(self, text: str, *, first: bool) -> tuple[int, ...]:
-        """Tokenise what the template wrote: control tokens are control tokens."""
-        return tuple(self._encode(text, split_special_tokens=False, first=first))
-
-    def _encode_written(self, text: str) -> list[int]:
-        """Tokenise what somebody wrote: no control token comes out, whatever the text says."""
-        ids = self._encode(text, split_special_tokens=True)
-        if self._control.keys().isdisjoint(ids):
-            return ids
-        # A tokenizer may know a marker as a plain word; broken after a character it knows it not.
-        cuts = [found.start() + 1 for found in self._control_text.finditer(text)]
-        bounds = zip([0, *cuts], [*cuts, len(text)], strict=True)
-        chunks = [self._encode(text[a:b], split_special_tokens=True) for a, b in bounds]
-        ids = [token for chunk in chunks for token in chunk]
-        if not self._control.keys().isdisjoint(ids):
-            found = next(self._control[token] for token in ids if token in self._control)
-            raise InputError(
-                f"expected words, found the control token {found!r}, which this tokenizer cannot "
-                "write as plain text; remove it from the text"
-            )
-        return ids
-
-    def _encode(self, text: str, *, split_special_tokens: bool, first: bool = False) -> list[int]:
-        """Tokenise a piece as it is tokenised in mid-text, or at the very beginning if `first`."""
-        if not text:
-            return []
-        for anchor, anchor_ids in [] if first else self._anchors:
-            ids = self._tokenize(anchor + text, split_special_tokens)
-            if ids[: len(anchor_ids)] == anchor_ids:
-                return ids[len(anchor_ids) :]
-        return self._tokenize(text, split_special_tokens)
-
-    def _tokenize(self, text: str, split_special_tokens: bool) -> list[int]:
-        encoded = self.tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=split_special_tokens,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        return encoded["input_ids"]
-
-    def _find_anchors(self) -> list[tuple[str, list[int]]]:
-        """Return texts to put before a piece and cut off again, where a tokenizer needs them.
-
-        Some tokenizers put a space before whatever they are given, which is wrong in mid-text.
-        """
-        anchors = [(anchor, self._tokenize(anchor, True)) for anchor in ("\n", "a")]
-        line_break, ids = anchors[0]
-        mid_text = self._tokenize(f"{line_break}a", True)[len(ids) :]
-        return [] if mid_text == anchors[1][1] else anchors
-
 
 def contains_thinking(text: str) -> bool:
     """Tell whether a response holds the tags of a reasoning block."""
@@ -395,27 +340,6 @@ def _own_template(tokenizer: Any) -> str:
             "base model?); use the instruction-tuned model or ask for the plain template"
         )
     return template
-
-
-def _find_control_tokens(
-    tokenizer: Any, template: str, audio_token_id: int | None
-) -> dict[int, str]:
-    """Return id -> text of the tokens that only a template may write.
-
-    These are the special tokens, and the added ones that the template uses (`<think>` is often an
-    ordinary added token). Others, such as runs of spaces, belong to any text.
-    """
-    control = {
-        token: added.content
-        for token, added in tokenizer.added_tokens_decoder.items()
-        if added.special or (added.content in template and not added.content.isspace())
-    }
-    pairs = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    control |= dict(pairs)
-    control.pop(tokenizer.unk_token_id, None)
-    if audio_token_id is not None and audio_token_id < len(tokenizer):
-        control[audio_token_id] = tokenizer.convert_ids_to_tokens(audio_token_id)
-    return control
 
 
 def _shape(messages: Sequence[Message]) -> _Shape:
