@@ -48,7 +48,17 @@ MODULES = [
     "cli",
     "__main__",
 ]
-MODEL = ["configuration", "encoder", "adapter", "plora", "modeling", "processing", "loading"]
+MODEL = [
+    "configuration",
+    "encoder",
+    "adapter",
+    "plora",
+    "foundations",
+    "modeling",
+    "processing",
+    "loading",
+    "importing",
+]
 EDGE = ("data_prep", "eval")
 BANNED_NAMES = {"utils", "common", "helpers", "misc", "base", "types"}
 
