@@ -36,7 +36,7 @@ def num_speech_tokens(config: AdapterConfig, frames: Length, *, window_frames: i
     """Speech embeddings of a recording of so many log-mel frames, encoded window by window."""
     whole = adapter_length(config, encoder_lengths(window_frames))  # type: ignore[arg-type]
     rest = adapter_length(config, encoder_lengths(frames % window_frames))  # type: ignore[arg-type]
-    return frames // window_frames * whole + rest
+    return frames // window_frames * whole + rest  # type: ignore[return-value]
 
 
 def length_mask(lengths: Tensor, longest: int) -> Tensor:

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from blsp.checkpoint import fingerprint_folder, fingerprint_tensors
 from blsp.errors import InputError
@@ -87,7 +87,7 @@ def _load_checked(
     source: str | Path, folder: Path, options: LlmOptions, *, quantized: bool
 ) -> PreTrainedModel:
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, output_loading_info=True, trust_remote_code=False, **options.to_arguments()
         )
     except (ImportError, RuntimeError, ValueError) as error:
@@ -98,6 +98,7 @@ def _load_checked(
             f"{source}: expected weights that can be loaded here, found quantised ones: "
             f"{_one_line(error)}; use the unquantised model, or 4-bit loading on top of it"
         ) from error
+    model, info = loaded
     check_loaded(source, missing=info["missing_keys"], unexpected=info["unexpected_keys"])
     return model
 
@@ -114,7 +115,7 @@ def check_loaded(source: str | Path, *, missing: Any, unexpected: Any) -> None:
 
 
 def _refuse_llm(config: dict[str, Any], source: str | Path) -> None:
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in CONFIG_MAPPING:
         found = "remote code" if "auto_map" in config else f"model_type {kind!r}"
         raise InputError(
@@ -197,7 +198,7 @@ def load_encoder(
     # The fingerprint is of the stored numbers, before any cast.
     fingerprint = fingerprint_tensors(sorted(encoder.state_dict().items()))
     if dtype != "auto":
-        encoder.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        torch.nn.Module.to(encoder, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     encoder.config.dtype = encoder.dtype
     return (
         encoder,
@@ -213,19 +214,15 @@ def _load_whisper(folder: Path, source: str | Path) -> BlspWhisperEncoder:
             f"{source}: expected a Whisper model, found model_type {kind!r}; pass a Whisper "
             "folder, hub id or openai-whisper .pt file"
         )
-    encoder, info = BlspWhisperEncoder.from_pretrained(
+    loaded: Any = BlspWhisperEncoder.from_pretrained(
         folder,
         config=AutoConfig.from_pretrained(folder),
         key_mapping={r"^(model\.)?encoder\.": ""},
         output_loading_info=True,
         dtype="auto",
     )
-    decoder = ("model.decoder.", "decoder.", "proj_out.")
-    check_loaded(
-        source,
-        missing=info["missing_keys"],
-        unexpected=[name for name in info["unexpected_keys"] if not name.startswith(decoder)],
-    )
+    encoder, info = loaded
+    check_loaded(source, missing=info["missing_keys"], unexpected=info["unexpected_keys"])
     return encoder
 
 
@@ -279,8 +276,9 @@ def _convert_openai(path: Path) -> BlspWhisperEncoder:
     renamed = {
         _rename(name): tensor for name, tensor in weights.items() if name.startswith("encoder.")
     }
-    encoder = BlspWhisperEncoder(config).to(next(iter(renamed.values())).dtype)
-    missing, unexpected = encoder.load_state_dict(renamed, strict=False)
+    with torch.device("meta"):
+        encoder = BlspWhisperEncoder(config)
+    missing, unexpected = encoder.load_state_dict(renamed, strict=False, assign=True)
     check_loaded(path, missing=missing, unexpected=unexpected)
     return encoder.eval()
 

@@ -80,13 +80,13 @@ def compose(  # noqa: PLR0913  each is a choice of the recipe
         encoder, revision=encoder_revision, dtype=encoder_dtype
     )
     tokenizer = load_tokenizer(llm, llm_revision)
-    vocabulary = language_model.get_input_embeddings().weight.shape[0]
-    token = choose_audio_token(tokenizer, vocabulary)
+    embeddings: Any = language_model.get_input_embeddings()
+    token = choose_audio_token(tokenizer, embeddings.weight.shape[0])
     config = BlspConfig(
         audio_config=tower.config,
         text_config=language_model.config,
         adapter_config=(adapter or AdapterConfig()).to_dict(),
-        audio_token_id=tokenizer.convert_tokens_to_ids(token),
+        audio_token_id=tokenizer.convert_tokens_to_ids(token),  # type: ignore[arg-type]
         audio_padding=audio_padding,
         bases={"llm": llm_base.to_dict(), "encoder": encoder_base.to_dict()},
         template_variables=template_variables,
@@ -173,7 +173,8 @@ def probe_head(model: BlspForConditionalGeneration, source: str) -> None:
     Raises:
         InputError: the losses would silently train for something else.
     """
-    ids = torch.arange(1, 6, device=model.get_input_embeddings().weight.device)[None]
+    embeddings: Any = model.get_input_embeddings()
+    ids = torch.arange(1, 6, device=embeddings.weight.device)[None]
     try:
         logits = model.model.language_model(input_ids=ids).logits
         hidden = model(input_ids=ids, skip_lm_head=True).last_hidden_state
@@ -183,18 +184,17 @@ def probe_head(model: BlspForConditionalGeneration, source: str) -> None:
             f"{source}: expected a language model that runs on embeddings, found "
             f"{' '.join(str(error).split())[:200]}; choose another model"
         ) from error
-    rebuilt = model.head_transform(model.get_output_embeddings()(hidden).float())
-    scale = logits.abs().max().float()
-    exact = torch.finfo(logits.dtype).eps
-    if not torch.allclose(rebuilt, logits.float(), atol=float(scale) * exact * 64, rtol=1e-3):
-        raise InputError(
-            f"{source}: expected logits to be the head of the hidden states, found that "
-            f"{type(model.model.language_model).__name__} does more; it cannot be trained here"
-        )
-    if not torch.allclose(first, logits[:, :3], atol=float(scale) * max(exact * 256, 1e-3)):
+    scale, exact = logits.abs().max().float().item(), torch.finfo(logits.dtype).eps
+    if not torch.allclose(first, logits[:, :3], atol=scale * max(exact * 256, 1e-3)):
         raise InputError(
             f"{source}: expected a causal language model, found one whose answers depend on later "
             "words; choose a decoder-only model"
+        )
+    rebuilt = model.head_transform(model.get_output_embeddings()(hidden).float())
+    if not torch.allclose(rebuilt, logits.float(), atol=scale * exact * 64, rtol=1e-3):
+        raise InputError(
+            f"{source}: expected logits to be the head of the hidden states, found that "
+            f"{type(model.model.language_model).__name__} does more; it cannot be trained here"
         )
 
 

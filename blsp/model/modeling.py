@@ -11,13 +11,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from blsp.checkpoint import check_complete, is_delta, read_delta
 from blsp.errors import InputError
@@ -70,9 +70,9 @@ class BlspPreTrainedModel(PreTrainedModel):
     config: BlspConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("audio", "text")
+    input_modalities = ["audio", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ("past_key_values",)
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -433,11 +433,15 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
             output.logits = output.logits[:, -logits_to_keep:]
         return output
 
+    if TYPE_CHECKING:  # the library's own type asks for attributes that its base class lacks
+
+        def generate(self, *args: Any, **kwargs: Any) -> Any: ...
+
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
         # A generated audio token would be an embedding without a recording.
-        config, rest = super()._prepare_generation_config(generation_config, **kwargs)
+        config, rest = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         token = self.config.audio_token_id
         if token < self.config.get_text_config(decoder=True).vocab_size:
             config.suppress_tokens = sorted({*(config.suppress_tokens or ()), token})
@@ -489,13 +493,19 @@ def _load_delta(
     check_complete(folder)
     config = config or BlspConfig.from_pretrained(folder)
     bases = config.bases or {}
-    options = _llm_options(config, kwargs)
+    dtype = None if kwargs.get("dtype") == "auto" else kwargs.get("dtype")
+    options = LlmOptions(
+        dtype=dtype or config.text_config.dtype or "auto",  # type: ignore[union-attr]
+        device_map=kwargs.get("device_map"),
+        quantization_config=kwargs.get("quantization_config"),
+        attn_implementation=kwargs.get("attn_implementation"),
+    )
     language_model, llm_base = _find_base(
         bases, "llm", llm, lambda place, commit: load_llm(place, revision=commit, options=options)
     )
-    dtype = kwargs.get("dtype") or config.audio_config.dtype or "auto"  # type: ignore[union-attr]
+    encoder_dtype = dtype or config.audio_config.dtype or "auto"  # type: ignore[union-attr]
     tower, encoder_base = _find_base(
-        bases, "encoder", encoder, lambda place, commit: _encoder_only(place, commit, dtype)
+        bases, "encoder", encoder, lambda place, commit: _encoder_only(place, commit, encoder_dtype)
     )
     config.bases = {"llm": llm_base.to_dict(), "encoder": encoder_base.to_dict()}
     model = BlspForConditionalGeneration.assemble(config, language_model, tower)
@@ -503,14 +513,6 @@ def _load_delta(
         model.generation_config = GenerationConfig.from_pretrained(folder)
     _apply_delta(model, folder)
     return model
-
-
-def _llm_options(config: BlspConfig, kwargs: dict[str, Any]) -> LlmOptions:
-    names = ("device_map", "quantization_config", "attn_implementation")
-    dtype = kwargs.get("dtype")
-    if dtype is None or dtype == "auto":
-        dtype = config.text_config.dtype or "auto"  # type: ignore[union-attr]
-    return LlmOptions(dtype=dtype, **{name: kwargs.get(name) for name in names})
 
 
 def _encoder_only(

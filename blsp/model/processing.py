@@ -8,7 +8,7 @@ then renders plain strings, as it was written for.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -161,6 +161,10 @@ class BlspProcessor(ProcessorMixin):
             text = [text] if isinstance(text, str) else text
             text = [one.replace(AUDIO_TOKEN, self.audio_token) for one in text]
         return super().__call__(text=text, audio=audio, **kwargs)
+
+    if TYPE_CHECKING:  # the library declares text where it returns inputs, too
+
+        def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def _process_audio(self, audio: Any, **_: Any) -> tuple[dict[str, Any], list[str]]:
         recordings = [np.asarray(one, dtype=np.float32) for one in audio]

@@ -45,7 +45,7 @@ SIZES = {
 }
 SOME = {
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512},
-    "falcon": {"num_kv_heads": 2, "new_decoder_architecture": True},
+    "falcon": {"head_dim": "unset", "num_key_value_heads": "unset"},
     "gemma2": {"query_pre_attn_scalar": 16, "final_logit_softcapping": 3.0, "sliding_window": 8},
     "gemma3_text": {"query_pre_attn_scalar": 16, "sliding_window": 8},
     "granite": {"logits_scaling": 4.0, "embedding_multiplier": 3.0},
@@ -79,7 +79,8 @@ def save_llm(
 ) -> Path:
     """A random language model of any architecture, with a tokenizer."""
     torch.manual_seed(1)
-    config = AutoConfig.for_model(kind, **(SIZES | SOME.get(kind, {}) | changes))
+    sizes = SIZES | SOME.get(kind, {}) | changes
+    config = AutoConfig.for_model(kind, **{k: v for k, v in sizes.items() if v != "unset"})
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     (tokenizer or build_tokenizer()).save_pretrained(folder)
     return folder
