@@ -146,10 +146,14 @@ def fingerprint_folder(folder: Path) -> str:
     Raises:
         InputError: there are none.
     """
-    return fingerprint_tensors(_stored_tensors(folder))
+    return fingerprint_tensors(stored_tensors(folder))
 
 
-def _stored_tensors(folder: Path) -> Iterator[tuple[str, Any]]:
+def stored_tensors(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Name and content of every tensor in a model folder's weight files, sorted by name.
+
+    The content is a tensor or a safetensors slice; ``content[...]`` is the tensor of either.
+    """
     homes = {name: path for path in _weight_files(folder) for name in _names(path)}
     opened: dict[Path, Any] = {}
     for name in sorted(homes):

@@ -54,6 +54,8 @@ MODEL = [
     "adapter",
     "plora",
     "foundations",
+    "restoring",
+    "head",
     "modeling",
     "processing",
     "loading",

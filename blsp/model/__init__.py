@@ -6,7 +6,7 @@ Importing it makes transformers' Auto classes know `BlspConfig`, the models and 
 from blsp.model.adapter import num_speech_tokens
 from blsp.model.configuration import AdapterConfig, BlspConfig
 from blsp.model.foundations import LlmOptions
-from blsp.model.loading import compose, load_checkpoint, register, save_checkpoint
+from blsp.model.loading import compose, load_checkpoint, register, save_checkpoint, warm_start
 from blsp.model.modeling import BlspForConditionalGeneration, BlspModel
 from blsp.model.processing import BlspProcessor
 
@@ -21,6 +21,7 @@ __all__ = [
     "load_checkpoint",
     "num_speech_tokens",
     "save_checkpoint",
+    "warm_start",
 ]
 
 register()

@@ -24,7 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.hub import cached_file
 
-from blsp.checkpoint import fingerprint_folder, fingerprint_tensors
+from blsp.checkpoint import DELTA, MARKER, fingerprint_folder, fingerprint_tensors
 from blsp.errors import InputError
 from blsp.model.encoder import BlspWhisperEncoder
 
@@ -193,12 +193,12 @@ def load_encoder(
     else:
         folder = resolve_folder(source, revision, what="Whisper")
         encoder = _load_whisper(folder, source)
-        extractor = _load_extractor(folder, encoder.config)
+        extractor = load_extractor(folder, encoder.config)
         revision = _revision(folder, source)
     # The fingerprint is of the stored numbers, before any cast.
     fingerprint = fingerprint_tensors(sorted(encoder.state_dict().items()))
     if dtype != "auto":
-        torch.nn.Module.to(encoder, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        torch.nn.Module.to(encoder, _as_dtype(dtype))
     encoder.config.dtype = encoder.dtype
     return (
         encoder,
@@ -226,7 +226,24 @@ def _load_whisper(folder: Path, source: str | Path) -> BlspWhisperEncoder:
     return encoder
 
 
-def _load_extractor(folder: Path, config: PreTrainedConfig) -> WhisperFeatureExtractor:
+def empty_encoder(config: WhisperConfig, dtype: torch.dtype | str) -> BlspWhisperEncoder:
+    """An encoder whose weights are still to come, undefined until then; `auto` is float32."""
+    with torch.device("meta"):
+        encoder = BlspWhisperEncoder(config)
+    kind = (
+        getattr(torch, "float32" if dtype == "auto" else dtype) if isinstance(dtype, str) else dtype
+    )
+    torch.nn.Module.to(encoder.to_empty(device="cpu"), kind)
+    encoder.config.dtype = kind
+    return encoder.eval()
+
+
+def _as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def load_extractor(folder: Path, config: PreTrainedConfig) -> WhisperFeatureExtractor:
+    """The feature extractor beside a model, or the one that fits its encoder."""
     if (folder / "preprocessor_config.json").is_file() or (
         folder / "processor_config.json"
     ).is_file():
@@ -301,38 +318,30 @@ def resolve_folder(source: str | Path, revision: str | None, *, what: str) -> Pa
         raise InputError(
             f"{source}: expected a {what} folder or hub id, found no such folder; check the path"
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        config = cached_file(source, "config.json", revision=revision)
-        return (
-            Path(str(config)).parent
-            if _has_weights(Path(str(config)).parent)
-            else Path(
-                snapshot_download(
-                    str(source),
-                    revision=revision,
-                    allow_patterns=[
-                        "*.json",
-                        "*.safetensors",
-                        "*.bin",
-                        "*.txt",
-                        "*.jinja",
-                        "*.model",
-                    ],
-                )
-            )
-        )
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        return _download(str(source), revision)
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise InputError(
             f"{source}: expected a {what} folder or hub id, found neither: {_one_line(error)}; "
             "check the name, or run `blsp fetch` where there is a network"
         ) from error
 
 
-def _has_weights(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+def _download(source: str, revision: str | None) -> Path:
+    """The hub's snapshot, or what an earlier download left when there is no network."""
+    from huggingface_hub import snapshot_download
+
+    cached_file(source, "config.json", revision=revision)  # says best why there is none
+    kinds = ("model.safetensors.index.json", "model.safetensors", DELTA)
+    safe = any(
+        cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        for name in kinds
+    )
+    weights = ["model*.safetensors"] if safe else ["pytorch_model*"]
+    others = ["*.json", "*.jinja", "*.txt", "*.model", "adapter_model.safetensors", DELTA, MARKER]
+    return Path(snapshot_download(source, revision=revision, allow_patterns=weights + others))
 
 
 def _read_config(folder: Path, source: str | Path) -> dict[str, Any]:

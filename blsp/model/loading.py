@@ -7,6 +7,7 @@ and nothing of the base models; `load_checkpoint` joins it with them again and r
 
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     PreTrainedTokenizerBase,
+    WhisperFeatureExtractor,
 )
 
-from blsp.checkpoint import is_delta, mark_complete, write_delta
+from blsp.checkpoint import is_delta, mark_complete, read_delta, write_delta
 from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.model.configuration import AdapterConfig, AudioPadding, BlspConfig
-from blsp.model.foundations import LlmOptions, load_encoder, load_llm, resolve_folder
-from blsp.model.modeling import BlspForConditionalGeneration, BlspModel
+from blsp.model.encoder import BlspWhisperEncoder
+from blsp.model.foundations import Base, LlmOptions, load_encoder, load_llm, resolve_folder
+from blsp.model.modeling import BlspForConditionalGeneration, BlspModel, apply_delta
 from blsp.model.processing import AUDIO_TOKEN, BlspProcessor, with_audio_parts
 
 _SPARE = re.compile(
@@ -75,25 +78,53 @@ def compose(  # noqa: PLR0913  each is a choice of the recipe
     Raises:
         InputError: one line on what cannot work.
     """
-    language_model, llm_base = load_llm(llm, revision=llm_revision, options=options)
     tower, extractor, encoder_base = load_encoder(
         encoder, revision=encoder_revision, dtype=encoder_dtype
     )
-    tokenizer = load_tokenizer(llm, llm_revision)
+    return join(
+        llm,
+        Ears(encoder=tower, extractor=extractor, base=encoder_base),
+        revision=llm_revision,
+        options=options,
+        adapter_config=(adapter or AdapterConfig()).to_dict(),
+        audio_padding=audio_padding,
+        template_variables=template_variables,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ears:
+    """An encoder and what prepares its input."""
+
+    encoder: BlspWhisperEncoder
+    extractor: WhisperFeatureExtractor
+    base: Base | None
+    """None if all its weights go into the checkpoint."""
+
+
+def join(
+    llm: str | Path,
+    ears: Ears,
+    *,
+    revision: str | None = None,
+    options: LlmOptions | None = None,
+    **fields: Any,
+) -> tuple[BlspForConditionalGeneration, BlspProcessor]:
+    """Load a language model and give it ears; ``fields`` are those of `BlspConfig`."""
+    language_model, base = load_llm(llm, revision=revision, options=options)
+    tokenizer = load_tokenizer(llm, revision)
     embeddings: Any = language_model.get_input_embeddings()
     token = choose_audio_token(tokenizer, embeddings.weight.shape[0])
     config = BlspConfig(
-        audio_config=tower.config,
+        audio_config=ears.encoder.config,
         text_config=language_model.config,
-        adapter_config=(adapter or AdapterConfig()).to_dict(),
         audio_token_id=tokenizer.convert_tokens_to_ids(token),  # type: ignore[arg-type]
-        audio_padding=audio_padding,
-        bases={"llm": llm_base.to_dict(), "encoder": encoder_base.to_dict()},
-        template_variables=template_variables,
+        bases={"llm": base.to_dict(), "encoder": ears.base.to_dict() if ears.base else None},
+        **fields,
     )
-    model = BlspForConditionalGeneration.assemble(config, language_model, tower)
+    model = BlspForConditionalGeneration.assemble(config, language_model, ears.encoder)
     probe_head(model, str(llm))
-    return model, build_processor(config, extractor, tokenizer, token)
+    return model, build_processor(config, ears.extractor, tokenizer, token)
 
 
 def build_processor(
@@ -265,7 +296,7 @@ def load_checkpoint(
         InputError: cut short, of a newer format, or its base models are missing or others.
     """
     model = BlspForConditionalGeneration.from_pretrained(
-        Path(folder),
+        folder,
         llm=llm,
         encoder=encoder,
         **(options or LlmOptions()).to_arguments(),
@@ -273,6 +304,15 @@ def load_checkpoint(
     processor = BlspProcessor.from_pretrained(folder)
     check_processor(model.config, processor, str(folder))
     return model, processor
+
+
+def warm_start(model: BlspForConditionalGeneration, folder: str | Path) -> None:
+    """Begin training from a checkpoint's weights, whatever base models it was trained on.
+
+    Raises:
+        InputError: the checkpoint is cut short, or its weights have other names or shapes.
+    """
+    apply_delta(model, read_delta(Path(folder)), str(folder))
 
 
 def check_processor(config: BlspConfig, processor: BlspProcessor, source: str) -> None:

@@ -7,7 +7,6 @@ transformers reads this file's types at run time.
 """
 
 import inspect
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
-from blsp.checkpoint import check_complete, is_delta, read_delta
+from blsp.checkpoint import check_complete, read_delta
 from blsp.errors import InputError
 from blsp.model.adapter import ConvAdapter, StackAdapter, build_adapter, length_mask
 from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths
-from blsp.model.foundations import Base, LlmOptions, load_encoder, load_llm
+from blsp.model.head import HeadTransform, head_transform
+from blsp.model.restoring import find_checkpoint, load_bases
 
 WINDOWS_AT_ONCE = 16
 """Encoder windows in one pass, so that an hour of audio needs the memory of eight minutes."""
@@ -40,27 +40,6 @@ class BlspOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     last_hidden_state: Tensor | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadTransform:
-    """What a language model does to ``head(hidden)`` before it calls the result logits."""
-
-    scale: float = 1.0
-    softcap: float | None = None
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """softcap * tanh(scale * logits / softcap), or the scale alone."""
-        logits = logits * self.scale
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-
-
-def head_transform(config: Any) -> HeadTransform:
-    """Read scale and soft-cap from a language model's configuration."""
-    scale = float(getattr(config, "logit_scale", None) or 1.0)  # cohere multiplies
-    scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # granite divides
-    softcap = getattr(config, "final_logit_softcapping", None)
-    return HeadTransform(scale=scale, softcap=float(softcap) if softcap else None)
 
 
 class BlspPreTrainedModel(PreTrainedModel):
@@ -92,9 +71,10 @@ class BlspPreTrainedModel(PreTrainedModel):
         whatever is missing and only logs it. ``llm`` and ``encoder`` name other places of the
         same base weights.
         """
-        if source is None or not is_delta(Path(source)):
+        folder = None if source is None else find_checkpoint(source, kwargs.get("revision"))
+        if folder is None:
             return super().from_pretrained(source, *args, **kwargs)
-        whole = _load_delta(Path(source), **kwargs)
+        whole = _load_delta(folder, **kwargs)
         return whole if cls is BlspForConditionalGeneration else whole.model
 
     def _keep_present_blocks(self) -> None:
@@ -303,8 +283,9 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "hf_quantizer", "is_quantized"):
             if hasattr(language_model, name):  # the trainer and accelerate look at the outermost
                 setattr(model, name, getattr(language_model, name))
-        language_model.requires_grad_(False)
-        encoder.requires_grad_(False)
+        for part in (language_model, encoder):
+            part.requires_grad_(False)
+            _stop_dropout(part)
         return model.eval()
 
     @property
@@ -448,6 +429,16 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         return config, rest
 
 
+def _stop_dropout(module: nn.Module) -> None:
+    """A frozen model in training mode must not drop out: its answers are the target of training."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
+
+
 def accepted(module: nn.Module, arguments: dict[str, Any]) -> dict[str, Any]:
     """Without position ids where a language model knows none (its positions are in the mask)."""
     if "position_ids" in inspect.signature(module.forward).parameters:
@@ -473,93 +464,35 @@ def split_windows(features: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Te
     return features[some], mask[some]
 
 
-# --- checkpoints of trained weights ---------------------------------------------------------------
-
-
-def _load_delta(
-    folder: Path,
-    *,
-    llm: str | Path | None = None,
-    encoder: str | Path | None = None,
-    config: BlspConfig | None = None,
-    **kwargs: Any,
-) -> BlspForConditionalGeneration:
-    """Join a checkpoint with its base models.
-
-    Raises:
-        InputError: the checkpoint is cut short or newer, a base is missing or differs, or the
-            weights do not fit.
-    """
+def _load_delta(folder: Path, **kwargs: Any) -> BlspForConditionalGeneration:
+    """Join a checkpoint with its base models."""
     check_complete(folder)
-    config = config or BlspConfig.from_pretrained(folder)
-    bases = config.bases or {}
-    dtype = None if kwargs.get("dtype") == "auto" else kwargs.get("dtype")
-    options = LlmOptions(
-        dtype=dtype or config.text_config.dtype or "auto",  # type: ignore[union-attr]
-        device_map=kwargs.get("device_map"),
-        quantization_config=kwargs.get("quantization_config"),
-        attn_implementation=kwargs.get("attn_implementation"),
-    )
-    language_model, llm_base = _find_base(
-        bases, "llm", llm, lambda place, commit: load_llm(place, revision=commit, options=options)
-    )
-    encoder_dtype = dtype or config.audio_config.dtype or "auto"  # type: ignore[union-attr]
-    tower, encoder_base = _find_base(
-        bases, "encoder", encoder, lambda place, commit: _encoder_only(place, commit, encoder_dtype)
-    )
-    config.bases = {"llm": llm_base.to_dict(), "encoder": encoder_base.to_dict()}
+    config = kwargs.pop("config", None) or BlspConfig.from_pretrained(folder)
+    language_model, tower = load_bases(config, **kwargs)
     model = BlspForConditionalGeneration.assemble(config, language_model, tower)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    _apply_delta(model, folder)
+    apply_delta(model, read_delta(folder), str(folder))
     return model
 
 
-def _encoder_only(
-    place: str | Path, commit: str | None, dtype: Any
-) -> tuple[BlspWhisperEncoder, Base]:
-    tower, _, base = load_encoder(place, revision=commit, dtype=dtype)
-    return tower, base
+def apply_delta(model: BlspForConditionalGeneration, delta: dict[str, Tensor], source: str) -> None:
+    """Put trained weights into a model; they are the model's own delta from then on.
 
-
-def _find_base(
-    bases: dict[str, Any],
-    role: str,
-    other: str | Path | None,
-    load: Callable[[str | Path, str | None], tuple[Any, Base]],
-) -> tuple[Any, Base]:
-    """Load a base from where the checkpoint says or from ``other``, which must be the same."""
-    recorded = bases.get(role)
-    if recorded is None:
-        raise InputError(
-            f"expected the checkpoint's config.json to name its {role} under bases, found nothing; "
-            "it was not written by blsp"
-        )
-    place = recorded["source"] if other is None else other
-    try:
-        module, base = load(place, recorded["revision"] if other is None else None)
-    except InputError as error:
-        if other is not None:
-            raise
-        raise InputError(f"{error} (say where it is now: {role}=PATH, --{role} PATH)") from error
-    if base.fingerprint != recorded["fingerprint"]:
-        raise InputError(
-            f"{place}: expected the {role} this checkpoint was trained on ({recorded['source']}), "
-            f"found other weights; pass the same ones with {role}=PATH, --{role} PATH"
-        )
-    return module, base
-
-
-def _apply_delta(model: BlspForConditionalGeneration, folder: Path) -> None:
-    delta = read_delta(folder)
+    Raises:
+        InputError: some are missing or do not fit.
+    """
     own = dict(model.named_parameters())
-    missing = [name for name in own if name.startswith("model.adapter.") and name not in delta]
+    whole = ["model.adapter."]
+    if (model.config.bases or {}).get("encoder") is None:
+        whole.append("model.audio_tower.")
+    missing = [name for name in own if name.startswith(tuple(whole)) and name not in delta]
     unknown = [name for name in delta if name not in own or own[name].shape != delta[name].shape]
     for kind, names in (("is missing", missing), ("does not fit", unknown)):
         if names:
             raise InputError(
-                f"{folder}: expected trained weights that fit config.json, found that {names[0]} "
-                f"{kind} ({len(names)} in all); the folder is damaged"
+                f"{source}: expected trained weights that fit the configuration, found that "
+                f"{names[0]} {kind} ({len(names)} in all); the folder is damaged"
             )
     adapter = next(tensor for name, tensor in delta.items() if name.startswith("model.adapter."))
     model.model.adapter.to(adapter.dtype)

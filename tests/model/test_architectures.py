@@ -58,6 +58,16 @@ def test_a_mixed_left_padded_batch_equals_each_alone(
         assert (logits[row, -length:] - model(**alone).logits[0]).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "qwen3"])
+def test_a_frozen_model_does_not_drop_out_in_training(
+    kind: str, make_llm: Callable[..., Path], whisper: Path
+) -> None:
+    changes = {} if kind != "qwen3" else {"attention_dropout": 0.5}
+    model, processor = compose(llm=make_llm(kind, **changes), encoder=whisper)
+    inputs = processor(text=PROMPTS, audio=RECORDINGS)
+    assert torch.equal(model.train()(**inputs).logits, model.eval()(**inputs).logits)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", TIED)
 def test_a_head_stays_tied_or_untied(

@@ -28,7 +28,9 @@ from blsp.model import (
     compose,
     load_checkpoint,
     save_checkpoint,
+    warm_start,
 )
+from blsp.model.head import HeadTransform
 from tests.model.conftest import build_tokenizer, make_audio, save_llm, save_whisper
 
 Pair = tuple[Any, Any]  # a model and its processor
@@ -190,7 +192,7 @@ def test_a_head_that_does_more_is_refused(
 ) -> None:
     from blsp.model import modeling
 
-    monkeypatch.setattr(modeling, "head_transform", lambda config: modeling.HeadTransform())
+    monkeypatch.setattr(modeling, "head_transform", lambda config: HeadTransform())
     assert "expected logits to be the head of the hidden states" in refuse(
         llm=make_llm("gemma2"), encoder=whisper
     )
@@ -365,6 +367,31 @@ def test_a_failed_save_leaves_the_earlier_one(
         save_checkpoint(model, processor, checkpoint)
     assert (checkpoint / "delta.safetensors").read_bytes() == before
     assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint"]
+
+
+def test_a_checkpoint_on_the_hub_is_joined_with_its_bases(
+    pair: Pair, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "hub/models--someone--ears"  # as an earlier download leaves it
+    shutil.copytree(checkpoint, cache / "snapshots/abc")
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text("abc")
+    for module in ("huggingface_hub.constants", "huggingface_hub.file_download"):
+        monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    again = AutoModelForMultimodalLM.from_pretrained("someone/ears")
+    ours = dict(pair[0].named_parameters())
+    assert all(torch.equal(ours[name], weight) for name, weight in again.named_parameters())
+
+
+def test_training_may_start_from_a_checkpoint_on_another_language_model(
+    pair: Pair, checkpoint: Path, make_llm: Callable[..., Path], whisper: Path
+) -> None:
+    model, _ = compose(llm=make_llm("llama"), encoder=whisper)
+    warm_start(model, checkpoint)
+    ours = pair[0].model.adapter.state_dict()
+    assert all(torch.equal(ours[n], t) for n, t in model.model.adapter.state_dict().items())
 
 
 def test_a_whole_model_saves_and_loads_as_transformers_does(pair: Pair, tmp_path: Path) -> None:
