@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from blsp.config import dump_config, load_config
     from blsp.errors import InputError
+    from blsp.model import (
+        AdapterConfig,
+        BlspConfig,
+        BlspForConditionalGeneration,
+        BlspProcessor,
+        compose,
+        load_checkpoint,
+        save_checkpoint,
+    )
 
 __version__ = "0.1.0"
 
@@ -18,9 +27,28 @@ _HOMES = {
     "InputError": "blsp.errors",
     "dump_config": "blsp.config",
     "load_config": "blsp.config",
+    "AdapterConfig": "blsp.model",
+    "BlspConfig": "blsp.model",
+    "BlspForConditionalGeneration": "blsp.model",
+    "BlspProcessor": "blsp.model",
+    "compose": "blsp.model",
+    "load_checkpoint": "blsp.model",
+    "save_checkpoint": "blsp.model",
 }
 
-__all__ = ["InputError", "__version__", "dump_config", "load_config"]
+__all__ = [
+    "AdapterConfig",
+    "BlspConfig",
+    "BlspForConditionalGeneration",
+    "BlspProcessor",
+    "InputError",
+    "__version__",
+    "compose",
+    "dump_config",
+    "load_checkpoint",
+    "load_config",
+    "save_checkpoint",
+]
 
 
 def __getattr__(name: str) -> Any:

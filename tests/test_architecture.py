@@ -52,7 +52,19 @@ MODULES = [
     "cli",
     "__main__",
 ]
-MODEL = ["configuration", "encoder", "adapter", "plora", "modeling", "processing", "loading"]
+MODEL = [
+    "configuration",
+    "encoder",
+    "adapter",
+    "plora",
+    "foundations",
+    "restoring",
+    "head",
+    "modeling",
+    "processing",
+    "loading",
+    "importing",
+]
 TINY = [
     "espeak",
     "world",

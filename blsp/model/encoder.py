@@ -29,6 +29,8 @@ class BlspWhisperEncoder(WhisperEncoder):
     """Variable-length Whisper encoder; rows beyond the true length are zero."""
 
     config_class = WhisperConfig
+    # A whole Whisper's weights load without a report on the decoder, which is not wanted here.
+    _keys_to_ignore_on_load_unexpected = {r"^(model\.)?decoder\.", r"^proj_out\."}  # noqa: RUF012
 
     @merge_with_config_defaults
     @capture_outputs

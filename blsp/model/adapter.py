@@ -1,0 +1,143 @@
+"""Modality adapters: encoder rows to speech embeddings, and how many there will be.
+
+`num_speech_tokens` is the one place that says how many embeddings a recording becomes; the
+processor expands placeholders by it and the adapters compute their lengths with it. It is plain
+integer arithmetic, so it takes an int or a tensor of ints. Rows after an utterance's end never
+reach a valid output, so that a batch gives what its rows give alone.
+"""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blsp.model.configuration import AdapterConfig, BlspConfig
+from blsp.model.encoder import encoder_lengths
+
+Length = TypeVar("Length", int, Tensor)
+
+
+def conv_length(length: Length) -> Length:
+    """Rows after a convolution of stride 2 with an odd kernel and half of it as padding."""
+    return (length - 1) // 2 + 1
+
+
+def adapter_length(config: AdapterConfig, rows: Length) -> Length:
+    """Speech embeddings that so many encoder rows become; none for none."""
+    if config.kind == "stack":
+        return -(-rows // config.stack_factor)
+    for _ in config.kernel_sizes:
+        rows = conv_length(rows)
+    return rows
+
+
+def num_speech_tokens(config: AdapterConfig, frames: Length, *, window_frames: int) -> Length:
+    """Speech embeddings of a recording of so many log-mel frames, encoded window by window."""
+    whole = adapter_length(config, encoder_lengths(window_frames))  # type: ignore[arg-type]
+    rest = adapter_length(config, encoder_lengths(frames % window_frames))  # type: ignore[arg-type]
+    return frames // window_frames * whole + rest  # type: ignore[return-value]
+
+
+def length_mask(lengths: Tensor, longest: int) -> Tensor:
+    """(B,) lengths -> (B, longest), true at the rows before each length."""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
+
+
+class ConvAdapter(nn.Module):
+    """Strided convolutions with gated linear units, a residual bottleneck and a norm.
+
+    The adapter of BLSP (arXiv 2309.00916): with three kernels of 5, a 50 Hz encoder becomes
+    6.25 embeddings a second.
+    """
+
+    def __init__(self, config: AdapterConfig, *, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.config = config
+        last = len(config.kernel_sizes) - 1
+        # A gated unit halves the channels: all but the last convolution keep the encoder's width.
+        self.convs = nn.ModuleList(
+            nn.Conv1d(
+                input_size,
+                2 * (output_size if index == last else input_size),
+                size,
+                stride=2,
+                padding=size // 2,
+            )
+            for index, size in enumerate(config.kernel_sizes)
+        )
+        self.fc1 = nn.Linear(output_size, config.bottleneck_size, bias=False)
+        self.fc2 = nn.Linear(config.bottleneck_size, output_size, bias=False)
+        self.layer_norm = nn.LayerNorm(output_size)
+
+    def forward(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S_enc, D_enc) and its lengths (B,) -> (B, S, D) and its lengths."""
+        hidden = rows.transpose(1, 2)  # (B, S_enc, D_enc) -> (B, D_enc, S_enc)
+        for conv in self.convs:
+            # Rows after the end carry the bias of the convolution before: hide them from the next.
+            hidden = hidden * length_mask(lengths, hidden.shape[-1])[:, None].to(hidden.dtype)
+            hidden = functional.glu(conv(hidden), dim=1)
+            lengths = conv_length(lengths)
+        hidden = hidden.transpose(1, 2)  # (B, D, S) -> (B, S, D)
+        hidden = hidden + self.fc2(functional.gelu(self.fc1(hidden)))
+        return self.layer_norm(hidden), lengths
+
+    def reset_parameters(self) -> None:
+        """Initialise as torch does, which is what BLSP trained from."""
+        for module in (*self.convs, self.fc1, self.fc2, self.layer_norm):
+            module.reset_parameters()  # type: ignore[operator]
+
+
+class StackAdapter(nn.Module):
+    """Neighbouring rows stacked into one, then norm, projection, SwiGLU, projection, with a second
+    norm between or after.
+
+    Both layouts of Ultravox's projector (its 0.4.1 and 0.5 releases) with their parameter names.
+    """
+
+    def __init__(self, config: AdapterConfig, *, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.config = config
+        stacked, gated = input_size * config.stack_factor, config.hidden_size // 2
+        self.ln_pre = nn.RMSNorm(stacked, eps=1e-6)
+        self.linear_1 = nn.Linear(stacked, config.hidden_size, bias=False)
+        self.linear_2 = nn.Linear(gated, output_size, bias=False)
+        if config.norm_position == "mid":
+            self.ln_mid = nn.RMSNorm(gated, eps=1e-6)
+        else:
+            self.ln_post = nn.RMSNorm(output_size, eps=1e-6)
+        self.reset_parameters()
+
+    def forward(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S_enc, D_enc) and its lengths (B,) -> (B, S, D) and its lengths."""
+        factor, mid = self.config.stack_factor, self.config.norm_position == "mid"
+        rows = rows * length_mask(lengths, rows.shape[1])[..., None].to(rows.dtype)
+        rows = functional.pad(rows, (0, 0, 0, -rows.shape[1] % factor))
+        hidden = rows.reshape(
+            rows.shape[0], -1, factor * rows.shape[2]
+        )  # -> (B, S, factor * D_enc)
+        value, gate = self.linear_1(self.ln_pre(hidden)).chunk(2, dim=-1)
+        hidden = functional.silu(gate) * value
+        hidden = self.linear_2(self.ln_mid(hidden) if mid else hidden)
+        return (hidden if mid else self.ln_post(hidden)), adapter_length(self.config, lengths)
+
+    def reset_parameters(self) -> None:
+        """Initialise projections as torch does and norms with ``norm_init``."""
+        self.linear_1.reset_parameters()
+        self.linear_2.reset_parameters()
+        second = self.ln_mid if self.config.norm_position == "mid" else self.ln_post
+        for norm in (self.ln_pre, second):
+            nn.init.constant_(norm.weight, self.config.norm_init)
+
+
+Adapter = ConvAdapter | StackAdapter
+
+
+def build_adapter(config: BlspConfig) -> Adapter:
+    """The adapter between the encoder's width and the language model's embeddings."""
+    kind = StackAdapter if config.adapter.kind == "stack" else ConvAdapter
+    return kind(
+        config.adapter,
+        input_size=config.audio_config.d_model,  # type: ignore[union-attr]
+        output_size=config.get_text_config(decoder=True).hidden_size,
+    )

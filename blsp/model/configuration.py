@@ -1,0 +1,154 @@
+"""What a speech language model is made of: `BlspConfig`, and the numbers of its adapter.
+
+The encoder's and the language model's configurations are the library's own and lie inside. What
+the trained part needs beyond them stands here, too: where the base weights came from and their
+fingerprints, how audio is padded, which token stands for speech, and how long an utterance the
+model has heard in training.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, get_args
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from blsp.errors import InputError, suggest
+
+AudioPadding = Literal["variable", "max"]
+AdapterKind = Literal["conv", "stack"]
+
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "conv": ("kernel_sizes", "bottleneck_size"),
+    "stack": ("stack_factor", "hidden_size", "norm_init", "norm_position"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """The modality adapter; numbers of another kind than ``kind`` must be left alone."""
+
+    kind: AdapterKind = "conv"
+    """`conv`: strided convolutions (BLSP); `stack`: stacked frames and an MLP (Ultravox)."""
+    kernel_sizes: tuple[int, ...] = (5, 5, 5)
+    """conv: odd kernel of each convolution; each one halves the rate."""
+    bottleneck_size: int = 512
+    """conv: inner width of the residual bottleneck."""
+    stack_factor: int = 8
+    """stack: encoder rows that become one speech embedding."""
+    hidden_size: int = 4096
+    """stack: width of the first projection; SwiGLU halves it."""
+    norm_init: float = 0.4
+    """stack: initial weight of both norms."""
+    norm_position: Literal["mid", "post"] = "mid"
+    """stack: the second norm before (`mid`, Ultravox from 0.5) or after the last projection."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in _FIELDS:
+            raise InputError(
+                f"adapter.kind: expected {' or '.join(_FIELDS)}, found {self.kind!r}; "
+                f"{suggest(str(self.kind), _FIELDS)}"
+            )
+        object.__setattr__(self, "kernel_sizes", tuple(self.kernel_sizes))  # JSON gives a list
+        self._check_numbers()
+        foreign = [name for name in self._set_by_user() if name not in _FIELDS[self.kind]]
+        if foreign:
+            raise InputError(
+                f"adapter.{foreign[0]}: expected the numbers of kind {self.kind!r} "
+                f"({', '.join(_FIELDS[self.kind])}), found one of another kind; remove it"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The kind and its own numbers, as JSON types."""
+        kept = {name: value for name, value in asdict(self).items() if name in _FIELDS[self.kind]}
+        if "kernel_sizes" in kept:
+            kept["kernel_sizes"] = list(kept["kernel_sizes"])
+        return {"kind": self.kind, **kept}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "AdapterConfig":
+        """Build from JSON, refusing keys it does not know."""
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise InputError(
+                    f"adapter: expected its known keys, found {name!r}; {suggest(name, known)}"
+                )
+        return cls(**values)
+
+    def _set_by_user(self) -> list[str]:
+        numbers = [field for field in fields(self) if field.name != "kind"]
+        return [field.name for field in numbers if getattr(self, field.name) != field.default]
+
+    def _check_numbers(self) -> None:
+        kernels = self.kernel_sizes
+        if not kernels or any(size < 1 or size % 2 == 0 for size in kernels):
+            raise InputError(
+                f"adapter.kernel_sizes: expected odd sizes such as [5, 5, 5], found "
+                f"{list(kernels)}; with an even one the length would depend on the padding side"
+            )
+        for name in ("bottleneck_size", "stack_factor", "hidden_size"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"adapter.{name}: expected 1 or more, found {getattr(self, name)}; change it"
+                )
+        if self.hidden_size % 2:
+            raise InputError(
+                f"adapter.hidden_size: expected an even number, found {self.hidden_size}; "
+                "SwiGLU halves it"
+            )
+        if self.norm_position not in ("mid", "post"):
+            raise InputError(
+                f"adapter.norm_position: expected mid or post, found {self.norm_position!r}"
+            )
+
+
+@strict
+class BlspConfig(PreTrainedConfig):
+    """Encoder, adapter and language model in one.
+
+    ``adapter_config`` is a plain mapping; ``adapter`` gives it as an `AdapterConfig`. ``bases``
+    holds, for ``llm`` and ``encoder``, the `source`, `revision` and `fingerprint` of the weights
+    that a checkpoint does not contain.
+    """
+
+    model_type = "blsp"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="whisper"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3"),
+    }
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+
+    audio_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    adapter_config: dict | None = None
+    audio_token_id: int = 0
+    audio_padding: str = "variable"
+    bases: dict | None = None
+    template_variables: dict | None = None
+    trained_max_seconds: float | None = None
+    plora: dict | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.adapter_config, AdapterConfig):
+            self.adapter_config = self.adapter_config.to_dict()
+        self.adapter_config = AdapterConfig.from_dict(self.adapter_config or {}).to_dict()
+        if self.audio_padding not in get_args(AudioPadding):
+            raise InputError(
+                f"audio_padding: expected variable or max, found {self.audio_padding!r}; "
+                f"{suggest(self.audio_padding, get_args(AudioPadding))}"
+            )
+        super().__post_init__(**kwargs)
+        # The library reads the top level only, when it decides whether the head is tied.
+        self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+
+    @property
+    def adapter(self) -> AdapterConfig:
+        """The adapter's numbers."""
+        return AdapterConfig.from_dict(self.adapter_config or {})
+
+    @property
+    def window_frames(self) -> int:
+        """Log-mel frames the encoder takes at once; longer audio is encoded in windows of it."""
+        return 2 * self.audio_config.max_source_positions  # type: ignore[union-attr]

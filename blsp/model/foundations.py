@@ -1,0 +1,368 @@
+"""The two models that are not ours: a Whisper encoder and a decoder-only language model.
+
+Each comes from a folder, a hub id, or (the encoder) an openai-whisper `.pt` file. What cannot work
+is refused here in one line: remote code, encoder-decoders, models that see more than text, and
+weights that do not fit. What leaves is the loaded model and a record of where it came from, with a
+fingerprint of its weights.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils.hub import cached_file
+
+from blsp.checkpoint import DELTA, MARKER, fingerprint_folder, fingerprint_tensors
+from blsp.errors import InputError
+from blsp.model.encoder import BlspWhisperEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """Where base weights came from."""
+
+    source: str
+    """Folder (absolute), file, or hub id."""
+    revision: str | None
+    """Commit of a hub id."""
+    fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlmOptions:
+    """How the language model is held in memory; the library's own arguments and defaults."""
+
+    dtype: torch.dtype | str = "auto"
+    device_map: Any = None
+    quantization_config: Any = None
+    attn_implementation: str | None = None
+
+    def to_arguments(self) -> dict[str, Any]:
+        """Those that were set, for ``from_pretrained``."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+# --- the language model ---------------------------------------------------------------------------
+
+
+def load_llm(
+    source: str | Path, *, revision: str | None = None, options: LlmOptions | None = None
+) -> tuple[PreTrainedModel, Base]:
+    """Load a decoder-only language model; a PEFT folder is merged into its base.
+
+    Raises:
+        InputError: not such a model, or its weights do not fit its configuration.
+    """
+    options = options or LlmOptions()
+    folder = resolve_folder(source, revision, what="language model")
+    if (folder / "adapter_config.json").is_file():
+        return _load_peft(folder, source, options)
+    config = _read_config(folder, source)
+    _refuse_llm(config, source)
+    model = _load_checked(source, folder, options, quantized="quantization_config" in config)
+    return model, Base(
+        source=_absolute(source),
+        revision=_revision(folder, source),
+        fingerprint=fingerprint_folder(folder),
+    )
+
+
+def _load_checked(
+    source: str | Path, folder: Path, options: LlmOptions, *, quantized: bool
+) -> PreTrainedModel:
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, trust_remote_code=False, **options.to_arguments()
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        if not quantized:
+            raise
+        # Loading quantised weights takes packages and devices that the library itself names.
+        raise InputError(
+            f"{source}: expected weights that can be loaded here, found quantised ones: "
+            f"{_one_line(error)}; use the unquantised model, or 4-bit loading on top of it"
+        ) from error
+    model, info = loaded
+    check_loaded(source, missing=info["missing_keys"], unexpected=info["unexpected_keys"])
+    return model
+
+
+def check_loaded(source: str | Path, *, missing: Any, unexpected: Any) -> None:
+    """Refuse weights that do not fit: the library would fill the gaps with random numbers."""
+    for kind, names in (("missing", missing), ("not part of the model", unexpected)):
+        if names:
+            some = ", ".join(sorted(map(str, names))[:3])
+            raise InputError(
+                f"{source}: expected weights that fit the configuration, found {len(names)} "
+                f"{kind} ({some}); the folder is damaged or of another architecture"
+            )
+
+
+def _refuse_llm(config: dict[str, Any], source: str | Path) -> None:
+    kind = str(config.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        found = "remote code" if "auto_map" in config else f"model_type {kind!r}"
+        raise InputError(
+            f"{source}: expected an architecture of the transformers library, found {found}; "
+            "code from a model folder is never run: choose another model or a newer transformers"
+        )
+    if config.get("is_encoder_decoder"):
+        raise InputError(
+            f"{source}: expected a decoder-only language model, found the encoder-decoder "
+            f"{kind!r}; choose a causal language model"
+        )
+    kind_config = CONFIG_MAPPING[kind]
+    if kind_config not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(
+            f"{source}: expected a causal language model, found {kind!r}; choose another model"
+        )
+    if {"vision_config", "audio_config"} & kind_config.sub_configs_defaults.keys():
+        raise InputError(
+            f"{source}: expected a language model of text alone, found {kind!r}, which has other "
+            "inputs; use its text-only sibling"
+        )
+
+
+def _load_peft(
+    folder: Path, source: str | Path, options: LlmOptions
+) -> tuple[PreTrainedModel, Base]:
+    from peft import PeftModel
+
+    table = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    inner = table.get("base_model_name_or_path")
+    if not inner:
+        raise InputError(
+            f"{folder}: expected adapter_config.json to name its base model, found none; merge it "
+            "yourself and pass the merged folder"
+        )
+    if options.quantization_config is not None:
+        raise InputError(
+            f"{source}: expected 16-bit loading, found LoRA weights to merge and 4-bit loading; "
+            "merge them first and pass the merged folder"
+        )
+    model, base = load_llm(inner, revision=table.get("revision"), options=options)
+    merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # type: ignore[operator]
+    adapter = fingerprint_tensors(_lora_tensors(folder))
+    return merged, Base(
+        source=_absolute(source),
+        revision=_revision(folder, source),
+        fingerprint=f"{base.fingerprint}+{adapter}",
+    )
+
+
+def _lora_tensors(folder: Path) -> list[tuple[str, torch.Tensor]]:
+    from safetensors.torch import load_file
+
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path}: expected LoRA weights, found no file; save them as safetensors")
+    return sorted(load_file(path).items())
+
+
+# --- the encoder ----------------------------------------------------------------------------------
+
+
+def load_encoder(
+    source: str | Path, *, revision: str | None = None, dtype: torch.dtype | str = "auto"
+) -> tuple[BlspWhisperEncoder, WhisperFeatureExtractor, Base]:
+    """Load the encoder of any Whisper, with its feature extractor.
+
+    Raises:
+        InputError: not a Whisper, or its weights do not fit its configuration.
+    """
+    if Path(source).suffix == ".pt":
+        encoder = _convert_openai(Path(source))
+        extractor = WhisperFeatureExtractor(feature_size=encoder.config.num_mel_bins)
+        revision = None
+    else:
+        folder = resolve_folder(source, revision, what="Whisper")
+        encoder = _load_whisper(folder, source)
+        extractor = load_extractor(folder, encoder.config)
+        revision = _revision(folder, source)
+    # The fingerprint is of the stored numbers, before any cast.
+    fingerprint = fingerprint_tensors(sorted(encoder.state_dict().items()))
+    if dtype != "auto":
+        torch.nn.Module.to(encoder, _as_dtype(dtype))
+    encoder.config.dtype = encoder.dtype
+    return (
+        encoder,
+        extractor,
+        Base(source=_absolute(source), revision=revision, fingerprint=fingerprint),
+    )
+
+
+def _load_whisper(folder: Path, source: str | Path) -> BlspWhisperEncoder:
+    kind = _read_config(folder, source).get("model_type")
+    if kind != "whisper":
+        raise InputError(
+            f"{source}: expected a Whisper model, found model_type {kind!r}; pass a Whisper "
+            "folder, hub id or openai-whisper .pt file"
+        )
+    loaded: Any = BlspWhisperEncoder.from_pretrained(
+        folder,
+        config=AutoConfig.from_pretrained(folder),
+        key_mapping={r"^(model\.)?encoder\.": ""},
+        output_loading_info=True,
+        dtype="auto",
+    )
+    encoder, info = loaded
+    check_loaded(source, missing=info["missing_keys"], unexpected=info["unexpected_keys"])
+    return encoder
+
+
+def empty_encoder(config: WhisperConfig, dtype: torch.dtype | str) -> BlspWhisperEncoder:
+    """An encoder whose weights are still to come, undefined until then; `auto` is float32."""
+    with torch.device("meta"):
+        encoder = BlspWhisperEncoder(config)
+    kind = (
+        getattr(torch, "float32" if dtype == "auto" else dtype) if isinstance(dtype, str) else dtype
+    )
+    torch.nn.Module.to(encoder.to_empty(device="cpu"), kind)
+    encoder.config.dtype = kind
+    return encoder.eval()
+
+
+def _as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def load_extractor(folder: Path, config: PreTrainedConfig) -> WhisperFeatureExtractor:
+    """The feature extractor beside a model, or the one that fits its encoder."""
+    if (folder / "preprocessor_config.json").is_file() or (
+        folder / "processor_config.json"
+    ).is_file():
+        return WhisperFeatureExtractor.from_pretrained(folder)
+    return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+
+
+_OPENAI_NAMES = (
+    ("encoder.positional_embedding", "embed_positions.weight"),
+    ("encoder.ln_post.", "layer_norm."),
+    ("encoder.blocks.", "layers."),
+    ("encoder.", ""),
+    (".attn.query.", ".self_attn.q_proj."),
+    (".attn.key.", ".self_attn.k_proj."),
+    (".attn.value.", ".self_attn.v_proj."),
+    (".attn.out.", ".self_attn.out_proj."),
+    (".attn_ln.", ".self_attn_layer_norm."),
+    (".mlp.0.", ".fc1."),
+    (".mlp.2.", ".fc2."),
+    (".mlp_ln.", ".final_layer_norm."),
+)
+
+
+def _convert_openai(path: Path) -> BlspWhisperEncoder:
+    """Build the encoder from the checkpoint file of OpenAI's own package."""
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        sizes, weights = stored["dims"], stored["model_state_dict"]
+    except Exception as error:  # torch raises many kinds, and none says what was expected
+        raise InputError(
+            f"{path}: expected an openai-whisper checkpoint (dims, model_state_dict), found "
+            f"{_one_line(error)}; pass the .pt file that package downloads"
+        ) from error
+    config = WhisperConfig(
+        num_mel_bins=sizes["n_mels"],
+        max_source_positions=sizes["n_audio_ctx"],
+        d_model=sizes["n_audio_state"],
+        encoder_attention_heads=sizes["n_audio_head"],
+        encoder_layers=sizes["n_audio_layer"],
+        encoder_ffn_dim=4 * sizes["n_audio_state"],
+        vocab_size=sizes["n_vocab"],
+        decoder_layers=sizes["n_text_layer"],
+        decoder_attention_heads=sizes["n_text_head"],
+        decoder_ffn_dim=4 * sizes["n_text_state"],
+        max_target_positions=sizes["n_text_ctx"],
+    )
+    renamed = {
+        _rename(name): tensor for name, tensor in weights.items() if name.startswith("encoder.")
+    }
+    with torch.device("meta"):
+        encoder = BlspWhisperEncoder(config)
+    missing, unexpected = encoder.load_state_dict(renamed, strict=False, assign=True)
+    check_loaded(path, missing=missing, unexpected=unexpected)
+    return encoder.eval()
+
+
+def _rename(name: str) -> str:
+    for old, new in _OPENAI_NAMES:
+        name = name.replace(old, new)
+    return name
+
+
+# --- where files lie ------------------------------------------------------------------------------
+
+
+def resolve_folder(source: str | Path, revision: str | None, *, what: str) -> Path:
+    """The folder of a model: itself, or the snapshot of a hub id."""
+    if Path(source).is_dir():
+        return Path(source)
+    local = str(source).startswith((".", "/", "~")) or str(source).count("/") > 1
+    if Path(source).is_file() or local:
+        raise InputError(
+            f"{source}: expected a {what} folder or hub id, found no such folder; check the path"
+        )
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return _download(str(source), revision)
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise InputError(
+            f"{source}: expected a {what} folder or hub id, found neither: {_one_line(error)}; "
+            "check the name, or run `blsp fetch` where there is a network"
+        ) from error
+
+
+def _download(source: str, revision: str | None) -> Path:
+    """The hub's snapshot, or what an earlier download left when there is no network."""
+    from huggingface_hub import snapshot_download
+
+    cached_file(source, "config.json", revision=revision)  # says best why there is none
+    kinds = ("model.safetensors.index.json", "model.safetensors", DELTA)
+    safe = any(
+        cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        for name in kinds
+    )
+    weights = ["model*.safetensors"] if safe else ["pytorch_model*"]
+    others = ["*.json", "*.jinja", "*.txt", "*.model", "adapter_model.safetensors", DELTA, MARKER]
+    return Path(snapshot_download(source, revision=revision, allow_patterns=weights + others))
+
+
+def _read_config(folder: Path, source: str | Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{source}: expected a model folder with config.json, found {_one_line(error)}; "
+            "check the path"
+        ) from error
+
+
+def _absolute(source: str | Path) -> str:
+    return str(Path(source).resolve()) if Path(source).exists() else str(source)
+
+
+def _revision(folder: Path, source: str | Path) -> str | None:
+    """The commit of a hub snapshot, whose folder bears its name."""
+    return None if Path(source).exists() else folder.name
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,502 @@
+"""The model: a Whisper encoder, an adapter, and the whole language model that hears.
+
+The language model stays a complete causal LM and is fed embeddings. Its own forward pass then
+scales, caps or ties whatever it does, and text gets exactly the logits it would get without us.
+Speech embeddings stand at the positions of the audio token, in order. No future annotations here:
+transformers reads this file's types at run time.
+"""
+
+import inspect
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput
+
+from blsp.checkpoint import check_complete, read_delta
+from blsp.errors import InputError
+from blsp.model.adapter import ConvAdapter, StackAdapter, build_adapter, length_mask
+from blsp.model.configuration import BlspConfig
+from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths
+from blsp.model.head import HeadTransform, head_transform
+from blsp.model.restoring import find_checkpoint, load_bases
+
+WINDOWS_AT_ONCE = 16
+"""Encoder windows in one pass, so that an hour of audio needs the memory of eight minutes."""
+
+
+@dataclass
+class BlspOutput(ModelOutput):
+    """What the model returns; ``last_hidden_state`` only with ``skip_lm_head``."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    last_hidden_state: Tensor | None = None
+
+
+class BlspPreTrainedModel(PreTrainedModel):
+    """What both classes share."""
+
+    config_class = BlspConfig
+    config: BlspConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ["audio", "text"]  # noqa: RUF012
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # Encoder and language model initialise themselves; only the adapter is ours.
+        if isinstance(module, ConvAdapter | StackAdapter):
+            module.reset_parameters()
+
+    @classmethod
+    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a model; a checkpoint of trained weights is joined with its base models.
+
+        Without this a checkpoint would come up with a random language model: the library fills
+        whatever is missing and only logs it. ``llm`` and ``encoder`` name other places of the
+        same base weights.
+        """
+        folder = None if source is None else find_checkpoint(source, kwargs.get("revision"))
+        if folder is None:
+            return super().from_pretrained(source, *args, **kwargs)
+        whole = _load_delta(folder, **kwargs)
+        return whole if cls is BlspForConditionalGeneration else whole.model
+
+    def _keep_present_blocks(self) -> None:
+        # Whisper's list names its decoder layer, which is not in here; FSDP fails on such a name.
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = set(self._no_split_modules or ()) & present
+
+
+class BlspModel(BlspPreTrainedModel):
+    """Encoder, adapter and language model; returns the language model's last hidden states."""
+
+    def __init__(self, config: BlspConfig) -> None:
+        super().__init__(config)
+        self.audio_tower = BlspWhisperEncoder(config.audio_config)  # type: ignore[arg-type]
+        self.adapter = build_adapter(config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+        self._keep_present_blocks()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace them."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_audio_features(
+        self, input_features: Tensor, input_features_mask: Tensor | None = None, **_: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode recordings of any length.
+
+        Args:
+            input_features: (N, M, F) log-mel; beyond the encoder's window, F is cut into windows.
+            input_features_mask: (N, F), ones at true frames; None means that all are true.
+
+        Returns:
+            ``pooler_output`` (total S, D): the speech embeddings of all recordings in order.
+        """
+        if input_features_mask is None:
+            shape = (input_features.shape[0], input_features.shape[-1])
+            input_features_mask = torch.ones(shape, dtype=torch.long, device=input_features.device)
+        if self.config.audio_padding == "variable":
+            longest = int(input_features_mask.sum(-1).max())
+            input_features = input_features[..., :longest]
+            input_features_mask = input_features_mask[..., :longest]
+        windows, mask = split_windows(
+            input_features, input_features_mask, self.config.window_frames
+        )
+        pieces = [
+            self._embed_windows(some, some_mask)
+            for some, some_mask in zip(
+                windows.split(WINDOWS_AT_ONCE), mask.split(WINDOWS_AT_ONCE), strict=True
+            )
+        ]
+        return BaseModelOutputWithPooling(pooler_output=torch.cat(pieces))  # type: ignore[arg-type]
+
+    def _embed_windows(self, features: Tensor, mask: Tensor) -> Tensor:
+        """(W, M, F) -> (sum of S, D), the embeddings of every window in order."""
+        lengths = encoder_lengths(mask.sum(-1))
+        rows = self._encode(features, mask)  # (W, M, F) -> (W, S_enc, D_enc)
+        weight = next(self.adapter.parameters())
+        embeds, lengths = self.adapter(
+            rows.to(weight.device, weight.dtype), lengths.to(weight.device)
+        )
+        return embeds[length_mask(lengths, embeds.shape[1])]  # (W, S, D) -> (sum of S, D)
+
+    def _encode(self, features: Tensor, mask: Tensor) -> Tensor:
+        weight = self.audio_tower.conv1.weight
+        features, mask = features.to(weight.device, weight.dtype), mask.to(weight.device)
+        # Gradient checkpointing makes embeddings require gradients, Whisper's first convolution
+        # too; a frozen encoder must not pay for a graph.
+        trained = any(parameter.requires_grad for parameter in self.audio_tower.parameters())
+        with nullcontext() if trained else torch.no_grad():
+            if self.config.audio_padding == "variable":
+                return self.audio_tower(features, input_features_mask=mask).last_hidden_state
+            window = self.config.window_frames
+            if features.shape[-1] % window:
+                raise ValueError(
+                    f"expected log-mel features padded to {window} frames, because this model was "
+                    f"made with audio_padding: max, found {features.shape[-1]}; use its processor"
+                )
+            return self.audio_tower(features).last_hidden_state
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        input_features: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        *,
+        continues: bool = False,
+    ) -> Tensor:
+        """Token embeddings with speech embeddings at the positions of the audio token.
+
+        Args:
+            input_ids: (B, T).
+            input_features: (N, M, F), the recordings in the order of their placeholders.
+            input_features_mask: (N, F).
+            continues: there is a filled cache, so that earlier recordings are not expected again.
+
+        Returns:
+            (B, T, D).
+
+        Raises:
+            ValueError: placeholders and speech embeddings differ in number.
+        """
+        is_audio = input_ids == self.config.audio_token_id
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))  # -> (B, T, D)
+        if input_features is not None:
+            speech = self.get_audio_features(input_features, input_features_mask).pooler_output
+            placeholders = int(is_audio.sum())
+            if placeholders != speech.shape[0]:  # type: ignore[union-attr]
+                raise ValueError(
+                    f"expected {speech.shape[0]} audio tokens for {input_features.shape[0]} "  # type: ignore[union-attr]
+                    f"recordings, found {placeholders}; let the processor place them, and truncate "
+                    "text only"
+                )
+            speech = speech.to(embeds.device, embeds.dtype)  # type: ignore[union-attr]
+            return embeds.masked_scatter(is_audio[..., None], speech)
+        if not continues and bool(is_audio.any()):
+            raise ValueError(
+                f"expected input_features for {int(is_audio.sum())} audio tokens, found none; pass "
+                "what the processor returned"
+            )
+        if self.training and any(p.requires_grad for p in self.adapter.parameters()):
+            embeds = embeds + 0.0 * self._silence().to(embeds.device, embeds.dtype)
+        return embeds
+
+    def _silence(self) -> Tensor:
+        """Zero through the adapter: a batch of text alone still gives its weights gradients, which
+        data-parallel training waits for."""
+        weight = next(self.adapter.parameters())
+        rows = weight.new_zeros(1, 1, self.config.audio_config.d_model)  # type: ignore[union-attr]
+        embeds, _ = self.adapter(rows, torch.ones(1, dtype=torch.long, device=weight.device))
+        return embeds.sum()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states before the head, ``last_hidden_state`` (B, T, D)."""
+        inputs_embeds = self.embeddings_of(
+            input_ids, inputs_embeds, input_features, input_features_mask, past_key_values
+        )
+        decoder = self.language_model.base_model
+        return decoder(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            **accepted(decoder, kwargs),
+        )
+
+    def embeddings_of(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        input_features: Tensor | None,
+        input_features_mask: Tensor | None,
+        past_key_values: Any,
+    ) -> Tensor:
+        """``inputs_embeds`` as they are, or those of ``input_ids`` and the recordings."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("expected either input_ids or inputs_embeds, found both or neither")
+        if inputs_embeds is not None:
+            return inputs_embeds
+        continues = past_key_values is not None and past_key_values.get_seq_length() > 0
+        return self.embed(
+            input_ids,  # type: ignore[arg-type]
+            input_features,
+            input_features_mask,
+            continues=continues,
+        )
+
+
+class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
+    """The model with its head: logits, loss and ``generate``."""
+
+    def __init__(self, config: BlspConfig) -> None:
+        super().__init__(config)
+        self.model = BlspModel(config)
+        self.delta_names: frozenset[str] = frozenset()
+        """Weights that differ from the base models', beside those that are trained now."""
+        self.post_init()
+        self._keep_present_blocks()
+
+    @classmethod
+    def assemble(
+        cls, config: BlspConfig, language_model: PreTrainedModel, encoder: BlspWhisperEncoder
+    ) -> "BlspForConditionalGeneration":
+        """Join loaded models with a new adapter; base models are frozen, nothing is copied."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.model.language_model = language_model
+        model.model.audio_tower = encoder
+        device, dtype = encoder.device, torch.float32
+        model.model.adapter = build_adapter(config).to(device, dtype)
+        model.generation_config = GenerationConfig.from_dict(
+            language_model.generation_config.to_dict()  # type: ignore[union-attr]
+        )
+        for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "hf_quantizer", "is_quantized"):
+            if hasattr(language_model, name):  # the trainer and accelerate look at the outermost
+                setattr(model, name, getattr(language_model, name))
+        for part in (language_model, encoder):
+            part.requires_grad_(False)
+            _stop_dropout(part)
+        return model.eval()
+
+    @property
+    def head_transform(self) -> HeadTransform:
+        """What the language model does after its head, for losses that work on hidden states."""
+        return head_transform(self.config.get_text_config(decoder=True))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embeddings."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace them."""
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return self.model.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace it."""
+        self.model.language_model.set_output_embeddings(new_embeddings)
+
+    def get_audio_features(
+        self, input_features: Tensor, input_features_mask: Tensor | None = None, **_: Any
+    ) -> BaseModelOutputWithPooling:
+        """See `BlspModel.get_audio_features`."""
+        return self.model.get_audio_features(input_features, input_features_mask)
+
+    def delta_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: the adapter, what is trained, and what an import changed."""
+        kept = {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad or name in self.delta_names
+        }
+        adapter = self.model.adapter.state_dict(prefix="model.adapter.")
+        return {name: tensor.detach() for name, tensor in (adapter | kept).items()}
+
+    def forward(  # noqa: PLR0913  the names are the library's contract
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Any = None,
+        position_ids: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_lm_head: bool = False,
+        **kwargs: Any,
+    ) -> BlspOutput:
+        """Logits, and a loss where there are labels.
+
+        Args:
+            input_ids: (B, T), with one audio token for every speech embedding.
+            attention_mask: (B, T).
+            input_features: (N, M, F) log-mel of all recordings of the batch, in order.
+            input_features_mask: (N, F), ones at true frames.
+            labels: (B, T), -100 where there is no target.
+            inputs_embeds: (B, T, D) instead of ``input_ids``.
+            past_key_values: cache of earlier positions.
+            position_ids: (B, T).
+            mm_token_type_ids: (B, T), 3 at speech; says where speech stands in ``inputs_embeds``.
+            use_cache: return a cache.
+            logits_to_keep: compute logits of the last so many positions only; 0 means all.
+            skip_lm_head: return ``last_hidden_state`` (B, T, D) and no logits, for losses that
+                apply the head piece by piece.
+
+        Raises:
+            ValueError: audio tokens and recordings do not fit each other.
+        """
+        inputs_embeds = self.model.embeddings_of(
+            input_ids, inputs_embeds, input_features, input_features_mask, past_key_values
+        )
+        rest = {"position_ids": position_ids, "use_cache": use_cache, **kwargs}
+        rest = {name: value for name, value in rest.items() if value is not None}
+        loss_arguments = {"num_items_in_batch": rest.pop("num_items_in_batch", None)}
+        rest.pop("return_dict", None)
+        if skip_lm_head:
+            hidden = self.model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                **rest,
+            )
+            return BlspOutput(
+                last_hidden_state=hidden.last_hidden_state,
+                past_key_values=hidden.get("past_key_values"),
+                hidden_states=hidden.get("hidden_states"),
+            )
+        output = self._run_llm(inputs_embeds, attention_mask, past_key_values, logits_to_keep, rest)
+        loss = None
+        if labels is not None:
+            vocabulary = output.logits.shape[-1]
+            loss = self.loss_function(output.logits, labels, vocabulary, **loss_arguments)
+        return BlspOutput(
+            loss=loss,
+            logits=output.logits,
+            past_key_values=output.get("past_key_values"),
+            hidden_states=output.get("hidden_states"),
+            attentions=output.get("attentions"),
+        )
+
+    def _run_llm(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        logits_to_keep: int | Tensor,
+        rest: dict[str, Any],
+    ) -> Any:
+        llm = self.model.language_model
+        keeps = "logits_to_keep" in inspect.signature(llm.forward).parameters
+        output = llm(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            **accepted(llm, rest),
+            **({"logits_to_keep": logits_to_keep} if keeps else {}),
+        )
+        if not keeps and isinstance(logits_to_keep, int) and logits_to_keep:
+            output.logits = output.logits[:, -logits_to_keep:]
+        return output
+
+    if TYPE_CHECKING:  # the library's own type asks for attributes that its base class lacks
+
+        def generate(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        # A generated audio token would be an embedding without a recording.
+        config, rest = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
+        token = self.config.audio_token_id
+        if token < self.config.get_text_config(decoder=True).vocab_size:
+            config.suppress_tokens = sorted({*(config.suppress_tokens or ()), token})
+        return config, rest
+
+
+def _stop_dropout(module: nn.Module) -> None:
+    """A frozen model in training mode must not drop out: its answers are the target of training."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
+
+
+def accepted(module: nn.Module, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Without position ids where a language model knows none (its positions are in the mask)."""
+    if "position_ids" in inspect.signature(module.forward).parameters:
+        return arguments
+    return {name: value for name, value in arguments.items() if name != "position_ids"}
+
+
+def split_windows(features: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """(N, M, F) and (N, F) -> (W, M, <= size) and (W, <= size), in order, without empty windows.
+
+    Audio up to one window keeps its length.
+    """
+    frames = features.shape[-1]
+    if frames <= size:
+        return features, mask
+    padding = -frames % size
+    features = nn.functional.pad(features, (0, padding))
+    mask = nn.functional.pad(mask, (0, padding))
+    count, mels = features.shape[:2]
+    features = features.view(count, mels, -1, size).transpose(1, 2)  # -> (N, windows, M, size)
+    mask = mask.view(count, -1, size)
+    some = mask.any(-1)
+    return features[some], mask[some]
+
+
+def _load_delta(folder: Path, **kwargs: Any) -> BlspForConditionalGeneration:
+    """Join a checkpoint with its base models."""
+    check_complete(folder)
+    config = kwargs.pop("config", None) or BlspConfig.from_pretrained(folder)
+    language_model, tower = load_bases(config, **kwargs)
+    model = BlspForConditionalGeneration.assemble(config, language_model, tower)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    apply_delta(model, read_delta(folder), str(folder))
+    return model
+
+
+def apply_delta(model: BlspForConditionalGeneration, delta: dict[str, Tensor], source: str) -> None:
+    """Put trained weights into a model; they are the model's own delta from then on.
+
+    Raises:
+        InputError: some are missing or do not fit.
+    """
+    own = dict(model.named_parameters())
+    whole = ["model.adapter."]
+    if (model.config.bases or {}).get("encoder") is None:
+        whole.append("model.audio_tower.")
+    missing = [name for name in own if name.startswith(tuple(whole)) and name not in delta]
+    unknown = [name for name in delta if name not in own or own[name].shape != delta[name].shape]
+    for kind, names in (("is missing", missing), ("does not fit", unknown)):
+        if names:
+            raise InputError(
+                f"{source}: expected trained weights that fit the configuration, found that "
+                f"{names[0]} {kind} ({len(names)} in all); the folder is damaged"
+            )
+    adapter = next(tensor for name, tensor in delta.items() if name.startswith("model.adapter."))
+    model.model.adapter.to(adapter.dtype)
+    with torch.no_grad():
+        for name, tensor in delta.items():
+            own[name].copy_(tensor)
+    model.delta_names = frozenset(delta)

@@ -1,0 +1,115 @@
+"""A checkpoint and the base models it was trained on, found again and checked.
+
+The configuration names them with their fingerprints; other places are allowed, other weights are
+not. An encoder whose weights all lie in the checkpoint needs no base.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.utils.hub import cached_file
+
+from blsp.checkpoint import MARKER, is_delta
+from blsp.errors import InputError
+from blsp.model.configuration import BlspConfig
+from blsp.model.encoder import BlspWhisperEncoder
+from blsp.model.foundations import (
+    Base,
+    LlmOptions,
+    empty_encoder,
+    load_encoder,
+    load_llm,
+    resolve_folder,
+)
+
+
+def find_checkpoint(source: str | Path, revision: str | None = None) -> Path | None:
+    """The folder of one of our checkpoints, by path or hub id; None if it is something else."""
+    if Path(source).is_dir():
+        return Path(source) if is_delta(Path(source)) else None
+    try:
+        marker = cached_file(
+            str(source), MARKER, revision=revision, _raise_exceptions_for_missing_entries=False
+        )
+    except OSError:  # neither a repository nor reachable: the library says so where it is loaded
+        return None
+    return resolve_folder(source, revision, what="checkpoint") if marker else None
+
+
+def load_bases(
+    config: BlspConfig,
+    *,
+    llm: str | Path | None = None,
+    encoder: str | Path | None = None,
+    **kwargs: Any,
+) -> tuple[PreTrainedModel, BlspWhisperEncoder]:
+    """Load language model and encoder of a checkpoint; ``config.bases`` is brought up to date.
+
+    Args:
+        config: of the checkpoint.
+        llm: another place of the same language model.
+        encoder: another place of the same encoder.
+        kwargs: those of ``from_pretrained`` that concern weights in memory.
+
+    Raises:
+        InputError: a base is missing or differs.
+    """
+    audio_config: Any = config.audio_config
+    text_config: Any = config.text_config
+    bases = config.bases or {}
+    dtype = None if kwargs.get("dtype") == "auto" else kwargs.get("dtype")
+    options = LlmOptions(
+        dtype=dtype or text_config.dtype or "auto",
+        device_map=kwargs.get("device_map"),
+        quantization_config=kwargs.get("quantization_config"),
+        attn_implementation=kwargs.get("attn_implementation"),
+    )
+    language_model, llm_base = _find_base(
+        bases, "llm", llm, lambda place, commit: load_llm(place, revision=commit, options=options)
+    )
+    config.bases = bases | {"llm": llm_base.to_dict()}
+    encoder_dtype = dtype or audio_config.dtype or "auto"
+    if bases.get("encoder") is None:
+        return language_model, empty_encoder(audio_config, encoder_dtype)
+    tower, encoder_base = _find_base(
+        bases, "encoder", encoder, lambda place, commit: _encoder_only(place, commit, encoder_dtype)
+    )
+    config.bases["encoder"] = encoder_base.to_dict()
+    return language_model, tower
+
+
+def _encoder_only(
+    place: str | Path, commit: str | None, dtype: Any
+) -> tuple[BlspWhisperEncoder, Base]:
+    tower, _, base = load_encoder(place, revision=commit, dtype=dtype)
+    return tower, base
+
+
+def _find_base(
+    bases: dict[str, Any],
+    role: str,
+    other: str | Path | None,
+    load: Callable[[str | Path, str | None], tuple[Any, Base]],
+) -> tuple[Any, Base]:
+    """Load a base from where the checkpoint says or from ``other``, which must be the same."""
+    recorded = bases.get(role)
+    if recorded is None:
+        raise InputError(
+            f"expected the checkpoint's config.json to name its {role} under bases, found nothing; "
+            "it was not written by blsp"
+        )
+    place = recorded["source"] if other is None else other
+    try:
+        module, base = load(place, recorded["revision"] if other is None else None)
+    except InputError as error:
+        if other is not None:
+            raise
+        raise InputError(f"{error} (say where it is now: {role}=PATH, --{role} PATH)") from error
+    if base.fingerprint != recorded["fingerprint"]:
+        raise InputError(
+            f"{place}: expected the {role} this checkpoint was trained on ({recorded['source']}), "
+            f"found other weights; pass the same ones with {role}=PATH, --{role} PATH"
+        )
+    return module, base
