@@ -183,7 +183,7 @@ def speech_loss(
     logits = model.proj_out(decoded.last_hidden_state[kept]).float()
     text = cross_entropy(logits, wanted[kept], label_smoothing=0.05)
     right = (logits.argmax(-1) == wanted[kept]).float().mean()
-    loss = text + 0.4 * phoneme + 0.3 * word + 0.6 * emotion
+    loss = text + 0.4 * phoneme + 0.3 * word + 2.0 * emotion
     return loss, {
         "text": text.item(),
         "right": right.item(),
