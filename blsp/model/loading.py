@@ -222,7 +222,7 @@ def probe_head(model: BlspForConditionalGeneration, source: str) -> None:
             "words; choose a decoder-only model"
         )
     rebuilt = model.head_transform(model.get_output_embeddings()(hidden).float())
-    if not torch.allclose(rebuilt, logits.float(), atol=scale * exact * 64, rtol=1e-3):
+    if not torch.allclose(rebuilt, logits.float(), atol=scale * exact * 16, rtol=exact * 16):
         raise InputError(
             f"{source}: expected logits to be the head of the hidden states, found that "
             f"{type(model.model.language_model).__name__} does more; it cannot be trained here"
@@ -299,7 +299,7 @@ def load_checkpoint(
         folder,
         llm=llm,
         encoder=encoder,
-        **(options or LlmOptions()).to_arguments(),
+        **vars(options or LlmOptions()),
     )
     processor = BlspProcessor.from_pretrained(folder)
     check_processor(model.config, processor, str(folder))
