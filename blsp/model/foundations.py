@@ -111,7 +111,7 @@ def _keep_unpacked(model: PreTrainedModel) -> None:
 
     It does so at the first evaluation, in place; after it the adapter gets no gradient, silently.
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     for module in model.modules():
         if isinstance(module, Linear4bit):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.modules import Linear4bit
 from transformers import BitsAndBytesConfig
 
 from blsp.model import LlmOptions, compose, load_checkpoint, save_checkpoint
@@ -45,9 +45,8 @@ def test_gradients_are_the_same_after_an_evaluation(quantised: Pair) -> None:
 
     def gradients() -> list[torch.Tensor]:
         model.train().zero_grad()
-        model(
-            **inputs, labels=inputs["input_ids"].masked_fill(inputs["input_ids"] > 255, -100)
-        ).loss.backward()
+        labels = inputs["input_ids"].masked_fill(inputs["input_ids"] > 255, -100)
+        model(**inputs, labels=labels).loss.backward()
         return [parameter.grad.clone() for parameter in model.model.adapter.parameters()]
 
     before = gradients()
@@ -67,8 +66,7 @@ def test_a_checkpoint_comes_back_in_4_bit_unless_told_otherwise(
     inputs = processor(text="<|audio|> a", audio=[make_audio(16_000)])
     again, _ = load_checkpoint(tmp_path / "checkpoint")
     assert torch.equal(again(**inputs).logits, model(**inputs).logits)
-    full, _ = load_checkpoint(
-        tmp_path / "checkpoint", options=LlmOptions(quantization_config=False)
-    )
+    plain = LlmOptions(quantization_config=False)
+    full, _ = load_checkpoint(tmp_path / "checkpoint", options=plain)
     assert not [m for m in full.modules() if isinstance(m, Linear4bit)]
     assert not torch.equal(full(**inputs).logits, model(**inputs).logits)
