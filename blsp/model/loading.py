@@ -142,6 +142,7 @@ def build_processor(
         adapter_config=config.adapter_config,
         audio_padding=config.audio_padding,
         window_samples=config.window_frames * extractor.hop_length,
+        template_variables=config.template_variables,
     )
 
 
@@ -317,7 +318,7 @@ def warm_start(model: BlspForConditionalGeneration, folder: str | Path) -> None:
 
 def check_processor(config: BlspConfig, processor: BlspProcessor, source: str) -> None:
     """Refuse a processor that prepares audio for another model."""
-    for name in ("audio_token_id", "audio_padding", "adapter_config"):
+    for name in ("audio_token_id", "audio_padding", "adapter_config", "template_variables"):
         expected, found = getattr(config, name), getattr(processor, name)
         if expected != found:
             raise InputError(
