@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": ("blsp.doctor:main", "say what is installed, missing, and fast on this machine"),
     "recipes": ("blsp.cli:run_recipes", "list the shipped recipes, or copy one to edit it"),
     "prep": ("blsp.cli:run_prep", "turn a corpus on disk into manifests"),
+    "data": ("blsp.data:main", "validate or show a manifest or conversations"),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
 }
 

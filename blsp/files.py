@@ -36,17 +36,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush_to_disk(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         if os.name == "posix":  # the rename itself lasts only once the folder is flushed too
             _flush_to_disk(path.parent)
     except Exception as error:
-        message = _explain(error, path, temporary)
-        if message is None:
-            raise
-        raise InputError(message) from error
+        raise _explained(error, path, temporary) from error
     finally:
         with suppress(OSError):  # gone after the rename, or its folder never came to be
             temporary.unlink()
+
+
+@contextmanager
+def explained_writes(folder: Path) -> Iterator[None]:
+    """Turn a full disk, or a folder that cannot be written, into one `InputError`.
+
+    For libraries that write several files of their own naming, such as `save_pretrained`; the
+    caller gives them a folder under a temporary name and renames it when all is there.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise _explained(error, folder, folder) from error
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -56,6 +66,12 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _explained(error: Exception, path: Path, temporary: Path) -> Exception:
+    """Return what to raise: an `InputError` if the error is about writing, else the error."""
+    message = _explain(error, path, temporary)
+    return error if message is None else InputError(message)
 
 
 def _explain(error: Exception, path: Path, temporary: Path) -> str | None:

@@ -1,7 +1,7 @@
 """The shape of the code: imports point up one list, and what must never be written is not.
 
 `MODULES` is the import order of the package. A module imports only those above it, inside functions
-too; a folder counts as one module, and the modules of `model/` have an order of their own.
+too; a folder counts as one module, and those of `model/` and `tiny/` have orders of their own.
 """
 
 import ast
@@ -22,7 +22,10 @@ MODULES = [
     "archive",
     "container",
     "audio",
+    "rows",
     "manifest",
+    "validation",
+    "pieces",
     "rendering",
     "checkpoint",
     "model",
@@ -44,6 +47,7 @@ MODULES = [
     "terminal",
     "serve",
     "demo",
+    "data",
     "doctor",
     "cli",
     "__main__",
@@ -60,6 +64,20 @@ MODEL = [
     "processing",
     "loading",
     "importing",
+]
+TINY = [
+    "espeak",
+    "world",
+    "voices",
+    "speech",
+    "fitting",
+    "mel",
+    "store",
+    "whisper",
+    "llm",
+    "gates",
+    "build",
+    "quickstart",
 ]
 EDGE = ("data_prep", "eval")
 BANNED_NAMES = {"utils", "common", "helpers", "misc", "base", "types"}
@@ -103,10 +121,18 @@ def test_a_module_imports_only_those_above_it(path: Path) -> None:
     assert violations(unit, syntax(path), "blsp", MODULES) == []
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "model").glob("*.py")), ids=label)
-def test_the_model_is_ordered_inside(path: Path) -> None:
-    if path.stem != "__init__":
-        assert violations(path.stem, syntax(path), "blsp.model", MODEL) == []
+INSIDE = [
+    (path, order)
+    for folder, order in (("model", MODEL), ("tiny", TINY))
+    for path in sorted((PACKAGE / folder).glob("*.py"))
+    if path.stem != "__init__"
+]
+
+
+@pytest.mark.parametrize(("path", "order"), INSIDE, ids=[label(path) for path, _ in INSIDE])
+def test_a_folder_is_ordered_inside(path: Path, order: list[str]) -> None:
+    assert path.stem in order, f"give {path.stem} its place in the order of its folder"
+    assert violations(path.stem, syntax(path), f"blsp.{path.parent.name}", order) == []
 
 
 def test_the_check_sees_a_downward_import_inside_a_function() -> None:

@@ -7,6 +7,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def without_length_header(mp3: bytes) -> bytes:
     return mp3[mp3.find(mp3[:2], 4) :]
 
 
-def refuse(source: bytes | str | Path, **options) -> str:  # the message, which is one line
+def refuse(source: bytes | str | Path, **options: Any) -> str:  # the message, which is one line
     with pytest.raises(InputError) as error:
         load_audio(source, **options)
     assert "\n" not in str(error.value)
@@ -365,7 +366,7 @@ def test_unusable_samples_and_extensions_are_not_written(tmp_path: Path) -> None
             save_audio(tmp_path / "a.wav", samples)
     with pytest.raises(InputError, match=r"expected .wav or .flac, found '.mp3'"):
         save_audio(tmp_path / "a.mp3", np.zeros(10))
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def run_python(code: str, *arguments: str) -> str:
@@ -393,7 +394,7 @@ except InputError as error:
 @pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX")
 def test_a_full_disk_while_saving_leaves_nothing_behind(tmp_path: Path) -> None:
     assert "disk full while writing" in run_python(LIMITED_WRITER, str(tmp_path / "a.wav"))
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- long recordings ------------------------------------------------------------------------------

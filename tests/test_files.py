@@ -17,7 +17,7 @@ def test_the_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
         temporary.write_text("{}\n")
         assert not target.exists()
     assert target.read_text() == "{}\n"
-    assert os.listdir(target.parent) == ["rows.jsonl"]
+    assert [path.name for path in target.parent.iterdir()] == ["rows.jsonl"]
 
 
 def test_the_temporary_file_is_beside_the_target_and_no_search_finds_it(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_an_error_in_the_block_keeps_the_old_file_and_passes_through(
         temporary.write_text("half of the n")
         raise error
     assert target.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_foreign_os_error_in_the_block_is_not_blamed_on_the_target(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_target_that_is_a_folder_is_one_line(tmp_path: Path) -> None:
     target = tmp_path / "out"
     with pytest.raises(InputError, match="expected a place to write"), atomic_path(target) as path:
         path.write_text("x")
-    assert os.listdir(tmp_path) == ["out"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 LIMITED_WRITER = """
@@ -92,7 +92,7 @@ def test_a_full_disk_keeps_the_old_file_and_is_one_line(tmp_path: Path) -> None:
         "free space or write elsewhere\n"
     )
     assert target.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["weights.bin"]
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.bin"]
 
 
 def test_a_full_disk_reported_by_safetensors_is_the_same_line(tmp_path: Path) -> None:
@@ -101,4 +101,4 @@ def test_a_full_disk_reported_by_safetensors_is_the_same_line(tmp_path: Path) ->
     with pytest.raises(InputError, match="disk full while writing"), atomic_path(target) as path:
         path.write_bytes(b"half")
         raise RuntimeError(report)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

@@ -105,7 +105,7 @@ def masked_cross_attention(decoder: WhisperDecoder, lengths: Tensor) -> Iterator
         mask = mask.masked_fill(outside, torch.finfo(states.dtype).min)
         return args, kwargs | {"attention_mask": mask[:, None, None]}  # (B, 1, 1, S)
 
-    layers = [layer.encoder_attn for layer in decoder.layers]
+    layers = [part for name, part in decoder.named_modules() if name.endswith(".encoder_attn")]
     handles = [layer.register_forward_pre_hook(add_mask, with_kwargs=True) for layer in layers]
     try:
         yield

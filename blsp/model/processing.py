@@ -82,6 +82,9 @@ class BlspProcessor(ProcessorMixin):
         self.audio_padding = audio_padding
         self.window_samples = window_samples
         self.template_variables = template_variables
+        # A saved folder has one template file, which the tokenizer reads, too. It keeps the language
+        # model's own: conversations are known by it.
+        tokenizer.chat_template = without_audio_parts(tokenizer.chat_template, audio_token)
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
 
     # --- features ---------------------------------------------------------------------------------
@@ -200,3 +203,12 @@ def with_audio_parts(template: Any, audio_token: str) -> Any:
     if isinstance(template, dict):
         return {name: with_audio_parts(one, audio_token) for name, one in template.items()}
     return _FLATTEN.replace("@AUDIO@", audio_token) + template
+
+
+def without_audio_parts(template: Any, audio_token: str) -> Any:
+    """Undo `with_audio_parts`; other templates stay as they are."""
+    if template is None:
+        return None
+    if isinstance(template, dict):
+        return {name: without_audio_parts(one, audio_token) for name, one in template.items()}
+    return template.removeprefix(_FLATTEN.replace("@AUDIO@", audio_token))

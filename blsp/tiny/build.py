@@ -9,7 +9,6 @@ are replaced as a whole, after both models are trained.
 """
 
 import argparse
-import errno
 import importlib.metadata
 import json
 import platform
@@ -24,6 +23,7 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperProcessor
 
 from blsp.errors import InputError
+from blsp.files import explained_writes
 from blsp.tiny.fitting import Progress
 from blsp.tiny.gates import Gate, check_all
 from blsp.tiny.llm import train_llm
@@ -43,11 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"blsp: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f"blsp: expected room on the disk, found none ({error}); free some", file=sys.stderr)
-        return 2
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,8 +58,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--utterances", type=int, default=64_000, help="of training speech")
-    parser.add_argument("--whisper-steps", type=int, default=8_000)
-    parser.add_argument("--llm-steps", type=int, default=5_000)
+    parser.add_argument("--whisper-steps", type=int, default=4_000)
+    parser.add_argument("--llm-steps", type=int, default=7_500)
+    parser.add_argument("--note", action="append", default=[], help="a remark for build.json")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args(argv)
 
@@ -89,17 +85,27 @@ def build(arguments: argparse.Namespace) -> None:
     )
     fresh = arguments.weights.with_name("weights.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    # bfloat16 halves the download; the gates are measured on exactly these rounded weights.
-    whisper.to("cpu", torch.bfloat16).save_pretrained(fresh / "whisper")
-    extractor = WhisperFeatureExtractor(feature_size=80)
-    WhisperProcessor(extractor, whisper_tokenizer).save_pretrained(fresh / "whisper")
-    llm.to("cpu", torch.bfloat16).save_pretrained(fresh / "llm")
-    tokenizer.save_pretrained(fresh / "llm")
+    with explained_writes(fresh):
+        # bfloat16 halves the download; the gates are measured on exactly these rounded weights.
+        whisper.cpu().bfloat16().save_pretrained(fresh / "whisper")
+        extractor = WhisperFeatureExtractor(feature_size=80)
+        WhisperProcessor(extractor, whisper_tokenizer).save_pretrained(fresh / "whisper")
+        llm.cpu().bfloat16().save_pretrained(fresh / "llm")
+        tokenizer.save_pretrained(fresh / "llm")
     progress = {"whisper": heard, "llm": read}
     _write_report(fresh, arguments, device, progress)
     draw_curves(progress, fresh / "curves.png")
-    shutil.rmtree(arguments.weights, ignore_errors=True)
-    fresh.rename(arguments.weights)
+    _replace_folder(arguments.weights, fresh)
+
+
+def _replace_folder(old: Path, fresh: Path) -> None:
+    """Put ``fresh`` in the place of ``old``; killed between the renames, both are still there."""
+    aside = old.with_name(f"{old.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists():
+        old.rename(aside)
+    fresh.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_report(
@@ -112,6 +118,7 @@ def _write_report(
         "command": "python -m blsp.tiny.build "
         f"--seed {arguments.seed} --utterances {arguments.utterances} "
         f"--whisper-steps {arguments.whisper_steps} --llm-steps {arguments.llm_steps}",
+        "notes": arguments.note,
         "seed": arguments.seed,
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "hardware": f"{platform.machine()} {device.type}, {arguments.threads} threads",

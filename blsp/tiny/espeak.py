@@ -1,21 +1,24 @@
-"""eSpeak NG through ctypes: text and prosody in, 22.05 kHz samples and timed phonemes out.
+"""The synthesiser eSpeak NG through ctypes: text and prosody in, samples and timed phonemes out.
 
 The shared library and its voices come from the wheel of the optional package ``espeakng-loader``,
-so no system package is needed. The library keeps global state and is no function of its arguments
-(equal calls give slightly different waveforms; only the call order in a fresh process repeats), so
-whoever wants repeatable speech uses one ``Synthesizer`` in one fresh process, in manifest order.
+so no system package is needed. The library keeps global state and is no function of its arguments:
+equal calls give slightly different waveforms, and it seeds its noise with the clock. Only the same
+calls in the same order in a fresh process repeat, so whoever wants repeatable speech uses one
+``Synthesizer``, which sets the seed, in one fresh process, in manifest order.
 """
 
 import ctypes
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from blsp.errors import InputError
 
 RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4
-_SYNCHRONOUS, _PHONEME_EVENTS, _UTF8 = 2, 0x0001, 1
+_SYNCHRONOUS, _UTF8 = 2, 1
+_PHONEME_EVENTS, _DO_NOT_EXIT = 0x0001, 0x8000
 _LIST_TERMINATED, _WORD, _PHONEME = 0, 1, 7
 
 
@@ -72,7 +75,7 @@ def load_library() -> tuple[ctypes.CDLL, Path]:
     """The shared library and its data folder.
 
     Raises:
-        InputError: the optional package is not installed.
+        InputError: the optional package is not installed, or its library does not load.
     """
     try:
         import espeakng_loader
@@ -81,7 +84,13 @@ def load_library() -> tuple[ctypes.CDLL, Path]:
             "expected the package espeakng-loader for the tiny spoken world, found none; "
             "pip install 'blsp[tiny]'"
         ) from None
-    return ctypes.CDLL(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+    path = espeakng_loader.get_library_path()
+    try:
+        return ctypes.CDLL(path), Path(espeakng_loader.get_data_path())
+    except OSError as error:
+        raise InputError(
+            f"expected eSpeak NG's library in {path}, found: {error}; reinstall espeakng-loader"
+        ) from None
 
 
 def list_variants(data: Path) -> list[str]:
@@ -108,13 +117,17 @@ class Synthesizer:
         self._words: list[tuple[int, float]] = []
         self._callback = _Callback(self._receive)
         self.sampling_rate: int = self._library.espeak_Initialize(
-            _SYNCHRONOUS, 0, str(self._data).encode(), _PHONEME_EVENTS
+            _SYNCHRONOUS, 0, str(self._data).encode(), _PHONEME_EVENTS | _DO_NOT_EXIT
         )
         if self.sampling_rate <= 0:
-            raise InputError(f"expected eSpeak NG data in {self._data}, found none; reinstall")
+            raise InputError(
+                f"expected eSpeak NG to read its data in {self._data}, found that it cannot; "
+                "reinstall espeakng-loader, in an environment with a path below 150 characters"
+            )
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else it is the second of the start
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _receive(self, samples, count, events) -> int:  # noqa: ANN001 - ctypes pointers
+    def _receive(self, samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
             self._pieces.append(ctypes.string_at(samples, 2 * count))
         position = 0
@@ -134,11 +147,15 @@ class Synthesizer:
 
         Raises:
             InputError: the voice is not in the data folder (eSpeak itself would say nothing and
-                use another), or nothing was spoken.
+                use another), or there is no word in ``text``.
         """
         self._check_voice(voice)
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise InputError(f"expected eSpeak NG to know {voice!r}, found it does not; reinstall")
+            # A few languages that a file declares, en-gb among them, cannot be selected by name.
+            raise InputError(
+                f"expected a voice that eSpeak NG can select, found {voice!r}; choose another "
+                "language, such as en-us"
+            )
         for parameter, value in (
             (RATE, prosody.words_per_minute),
             (VOLUME, prosody.volume),
@@ -149,9 +166,9 @@ class Synthesizer:
         self._pieces, self._phonemes, self._words = [], [], []
         encoded = text.encode("utf-8")
         self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
+        if not self._words:  # of an empty text eSpeak still makes seven milliseconds
+            raise InputError(f"expected words to speak, found {text!r}; give it some")
         samples = np.frombuffer(b"".join(self._pieces), dtype=np.int16)
-        if not samples.size:
-            raise InputError(f"expected speech for {text!r}, found no samples; give words to speak")
         return Spoken(samples, self.sampling_rate, tuple(self._phonemes), tuple(self._words))
 
     def _check_voice(self, voice: str) -> None:

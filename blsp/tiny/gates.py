@@ -16,8 +16,9 @@ from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedModel,
+    BatchEncoding,
     PreTrainedTokenizerBase,
+    Qwen3ForCausalLM,
     WhisperForConditionalGeneration,
     WhisperProcessor,
 )
@@ -25,14 +26,9 @@ from transformers import (
 from blsp.model.encoder import BlspWhisperEncoder
 from blsp.tiny.llm import ask
 from blsp.tiny.speech import make_speech, plan_emotions, plan_utterances
+from blsp.tiny.store import SpeechStore, load_store, store_features
 from blsp.tiny.voices import EMOTIONS, voices_of
-from blsp.tiny.whisper import (
-    SpeechStore,
-    load_store,
-    store_features,
-    transcribe,
-    word_error_rate,
-)
+from blsp.tiny.whisper import score_words, transcribe
 from blsp.tiny.world import (
     Sentence,
     answer,
@@ -68,7 +64,7 @@ class Gate:
         return f"{mark}  {self.name:<34} {self.value:>9.4f}  ({sign} {self.bound}, n = {self.n})"
 
 
-def load_tiny_llm(weights: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_tiny_llm(weights: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase]:
     """The shipped LLM in fp32, with its tokenizer."""
     folder = weights / "llm"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -84,7 +80,7 @@ def load_tiny_whisper(weights: Path) -> tuple[WhisperForConditionalGeneration, W
 
 @torch.no_grad()
 def generate_answers(
-    model: PreTrainedModel,
+    model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     users: list[str],
     *,
@@ -100,11 +96,14 @@ def generate_answers(
         chats = [[{"role": "user", "content": users[index]}] for index in chosen]
         inputs = tokenizer.apply_chat_template(
             chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-        ).to(model.device)
-        out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        )
+        assert isinstance(inputs, BatchEncoding)
+        out = model.generate(
+            **inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False
+        )
         new = out[:, inputs["input_ids"].shape[1] :].tolist()
         for index, ids in zip(chosen, new, strict=True):
-            answers[index] = tokenizer.decode(_up_to_end(ids, tokenizer))
+            answers[index] = str(tokenizer.decode(_up_to_end(ids, tokenizer)))
     return answers
 
 
@@ -162,7 +161,7 @@ def check_whisper(weights: Path, speech: dict[str, Path]) -> list[Gate]:
             texts = transcribe(
                 listener, processor.tokenizer, store_features(store), padding=padding
             )
-            value = word_error_rate(references, texts)
+            value = score_words(references, texts)
             label = "30 s padding" if padding == "full" else "true length"
             shown = "clean" if name == "clean" else "at 5 dB"
             gates.append(

@@ -26,7 +26,8 @@ from blsp.tiny.gates import (
 )
 from blsp.tiny.llm import ask
 from blsp.tiny.speech import make_speech, plan_utterances
-from blsp.tiny.whisper import load_store, store_features, transcribe, word_error_rate
+from blsp.tiny.store import load_store, store_features
+from blsp.tiny.whisper import score_words, transcribe
 from blsp.tiny.world import Sentence, answer, instructions, sample_sentences
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -61,7 +62,7 @@ def run(out: Path, *, count: int) -> None:
         store = load_store(make_speech(plans, out / "speech", name))
         texts = transcribe(listener, processor.tokenizer, store_features(store), padding="true")
         heard[condition] = texts
-        error = word_error_rate([sentence.text for sentence in sentences], texts)
+        error = score_words([sentence.text for sentence in sentences], texts)
         rows.append(_row("whisper", "asr", condition, "wer", error, count))
     rows += score_answers(sentences, heard)
     _write(out / "results.json", rows, seconds=time.monotonic() - start)

@@ -2,17 +2,19 @@
 
 eSpeak NG is no function of its arguments, so speech is made by one fresh worker process in plan
 order and kept: an utterance whose FLAC is on disk with the recorded SHA-256 is never spoken again.
-The manifest appears under its own name only when every utterance of the plan is there.
+The manifest ``NAME.jsonl`` appears only when every utterance of the plan is there; beside it lie
+``NAME.timing.jsonl`` (eSpeak's phonemes and words) and ``NAME.meta.json`` (which plan it is of).
 """
 
 import hashlib
+import importlib.metadata
 import io
 import json
 import multiprocessing
-import os
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,7 @@ import soxr
 from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.tiny.espeak import Prosody, Spoken, Synthesizer
-from blsp.tiny.voices import (
-    EMOTIONS,
-    NOISES,
-    make_noise,
-    mix_noise,
-    sample_prosody,
-    voices_of,
-)
+from blsp.tiny.voices import EMOTIONS, NOISES, make_noise, mix_noise, sample_prosody, voices_of
 from blsp.tiny.world import Sentence, Split, sample_sentences
 
 SAMPLING_RATE = 16_000
@@ -61,9 +56,11 @@ def plan_utterances(
     plans = []
     for index, sentence in enumerate(sample_sentences(seed, split, count)):
         emotion = "neutral" if rng.random() < neutral else rng.choice(EMOTIONS[1:])
-        plans.append(
-            _plan(f"{split}-{seed}-{index:06d}", sentence, emotion, rng, split, snr_db=snr_db)
-        )
+        name, voice = f"{split}-{seed}-{index:06d}", rng.choice(voices_of(split))
+        plan = _plan(name, sentence, emotion, rng, split, voice=voice)
+        if snr_db is not None:
+            plan = replace(plan, noise=rng.choice(NOISES), snr_db=snr_db)
+        plans.append(plan)
     return plans
 
 
@@ -80,26 +77,17 @@ def plan_emotions(seed: int, split: Split, sentences: int) -> list[Plan]:
 
 
 def _plan(
-    name: str,
-    sentence: Sentence,
-    emotion: str,
-    rng: random.Random,
-    split: Split,
-    *,
-    voice: str | None = None,
-    snr_db: float | None = None,
+    name: str, sentence: Sentence, emotion: str, rng: random.Random, split: Split, *, voice: str
 ) -> Plan:
     return Plan(
         id=name,
         sentence=sentence,
-        voice=voice or rng.choice(voices_of(split)),
+        voice=voice,
         emotion=emotion,
         prosody=sample_prosody(rng, split, emotion),
         level_db=-rng.uniform(1, 20),
         lead_seconds=rng.uniform(0.02, 0.2),
         trail_seconds=rng.uniform(0.02, 0.2),
-        noise=None if snr_db is None else rng.choice(NOISES),
-        snr_db=snr_db,
     )
 
 
@@ -122,42 +110,89 @@ def render(plan: Plan, synthesizer: Synthesizer) -> tuple[np.ndarray, Spoken]:
 def make_speech(plans: Iterable[Plan], folder: Path, name: str) -> Path:
     """Speak ``plans`` in one fresh process; returns the manifest ``folder/name.jsonl``.
 
+    A killed run leaves a journal, and the same call goes on from it.
+
     Raises:
-        InputError: the worker failed; its own line says why (disk full, unknown voice, ...).
+        InputError: the folder holds speech of that name from another plan, or the worker failed;
+            its own line says why (disk full, unknown voice, eSpeak NG not installed, ...).
     """
-    manifest = folder / f"{name}.jsonl"
-    if manifest.exists():
-        return manifest
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    worker = context.Process(target=_work, args=(list(plans), folder, name, queue))
-    worker.start()
-    problem = None
-    while worker.is_alive() or not queue.empty():
-        try:
-            problem = queue.get(timeout=0.2)
-        except Exception:
-            continue
-    worker.join()
-    if problem or worker.exitcode:
-        raise InputError(problem or f"the speech worker stopped with code {worker.exitcode}")
+    plans, manifest = list(plans), folder / f"{name}.jsonl"
+    _check_plan(plans, folder, name)
+    if not manifest.exists():
+        _run_worker(plans, folder, name)
     return manifest
 
 
-def _work(plans: list[Plan], folder: Path, name: str, queue: Any) -> None:
+def compute_plan_digest(plans: Iterable[Plan]) -> str:
+    """SHA-256 of everything that is planned; the same plans give the same digest."""
+    digest = hashlib.sha256()
+    for plan in plans:
+        digest.update(f"{plan!r}\n".encode())
+    return digest.hexdigest()
+
+
+def _check_plan(plans: list[Plan], folder: Path, name: str) -> None:
+    record = folder / f"{name}.meta.json"
+    if record.exists():
+        found = json.loads(record.read_text(encoding="utf-8"))["plan_sha256"]
+    elif (folder / f"{name}.jsonl").exists() or (folder / f"{name}.journal").exists():
+        found = "none"
+    else:
+        return
+    wanted = compute_plan_digest(plans)
+    if found != wanted:
+        raise InputError(
+            f"{record}: expected the plan {wanted[:12]}, found {found[:12]}; remove the speech "
+            f"called {name!r} from there or choose another folder"
+        )
+
+
+def _run_worker(plans: list[Plan], folder: Path, name: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=_work, args=(plans, folder, name, sender), daemon=True)
+    worker.start()
+    sender.close()  # so that the end of the worker, however it comes, is the end of the pipe
+    try:
+        problem = receiver.recv()
+    except EOFError:
+        worker.join()
+        problem = (
+            f"{folder / name}: expected all the speech, found that the worker stopped with code "
+            f"{worker.exitcode}; run it again to go on"
+        )
+    finally:
+        worker.terminate()
+        worker.join()
+    if problem:
+        raise InputError(problem)
+
+
+def _work(plans: list[Plan], folder: Path, name: str, sender: Connection) -> None:
     try:
         _speak_all(plans, folder, name)
-    except (InputError, OSError) as error:
-        queue.put(str(error))
+    except InputError as error:
+        sender.send(str(error))
+    except OSError as error:
+        sender.send(
+            f"{folder / name}: expected room for speech, found: {error.strerror}; free space or "
+            "write elsewhere, and run it again to go on"
+        )
+    else:
+        sender.send(None)
 
 
 def _speak_all(plans: list[Plan], folder: Path, name: str) -> None:
-    journal = folder / f"{name}.journal"
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    done = dict(_read_journal(journal, folder))
     synthesizer = Synthesizer()
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    _write_record(plans, folder / f"{name}.meta.json")
+    journal = folder / f"{name}.journal"
+    done = dict(_read_journal(journal, folder))
+    parent = multiprocessing.parent_process()
     with journal.open("a", encoding="utf-8") as lines:
         for plan in plans:
+            if parent is not None and not parent.is_alive():
+                raise SystemExit("the process that asked for speech is gone")
             if plan.id in done:
                 continue
             done[plan.id] = _make_one(plan, synthesizer, folder, name)
@@ -168,6 +203,17 @@ def _speak_all(plans: list[Plan], folder: Path, name: str) -> None:
     _write_rows(timings, folder / f"{name}.timing.jsonl")
     _write_rows(rows, folder / f"{name}.jsonl")
     journal.unlink()
+
+
+def _write_record(plans: list[Plan], path: Path) -> None:
+    packages = ("espeakng-loader", "numpy", "soundfile", "soxr")
+    record = {
+        "utterances": len(plans),
+        "plan_sha256": compute_plan_digest(plans),
+        "versions": {package: importlib.metadata.version(package) for package in packages},
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_rows(rows: list[dict[str, Any]], path: Path) -> None:
@@ -209,7 +255,8 @@ def _read_journal(journal: Path, folder: Path) -> Iterator[tuple[str, dict[str, 
     """Utterances of an interrupted run whose FLAC is whole; a torn last line is ignored."""
     if not journal.exists():
         return
-    for line in journal.read_text(encoding="utf-8").splitlines():
+    text = journal.read_text(encoding="utf-8")
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
@@ -217,7 +264,6 @@ def _read_journal(journal: Path, folder: Path) -> Iterator[tuple[str, dict[str, 
         path = folder / row["audio"]
         if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]:
             yield row["id"], row
-    # A torn line must not be glued to the next one.
-    if os.path.getsize(journal) and not journal.read_text(encoding="utf-8").endswith("\n"):
+    if text and not text.endswith("\n"):  # the next line must not be glued to the torn one
         with journal.open("a", encoding="utf-8") as lines:
             lines.write("\n")

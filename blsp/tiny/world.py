@@ -1,7 +1,8 @@
 """The text world: a household-assistant grammar, and what can be asked about its sentences.
 
-A sentence is one or two clauses from ``grammar.yaml``; every question about it (``instructions.yaml``)
-has exactly one right answer that follows from how it was made, so exact match is an honest score.
+A sentence is one or two clauses from ``grammar.yaml``; every question about it, listed in
+``instructions.yaml``, has exactly one right answer that follows from how it was made, so exact
+match is an honest score.
 Train, dev and test are disjoint by a hash of the sentence itself: no list of sentences is kept.
 """
 
@@ -9,7 +10,6 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -206,13 +206,6 @@ def sample_sentences(seed: int, split: Split, count: int) -> list[Sentence]:
         sentence = sample_sentence(rng, split)
         found.setdefault(sentence.text, sentence)
     return list(found.values())
-
-
-def iterate_sentences(seed: int, split: Split) -> Iterator[Sentence]:
-    """Sentences of ``split`` without end, repetitions possible."""
-    rng = random.Random(f"stream {seed} {split}")
-    while True:
-        yield sample_sentence(rng, split)
 
 
 def answer(kind: str, sentence: Sentence, *, emotion: str = "neutral") -> str:

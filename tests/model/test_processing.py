@@ -239,6 +239,7 @@ def test_a_saved_processor_is_the_same(pair: Pair, tmp_path: Path) -> None:
     save_checkpoint(*pair, tmp_path / "checkpoint")
     again = AutoProcessor.from_pretrained(tmp_path / "checkpoint")
     assert isinstance(again, BlspProcessor)
+    assert again.tokenizer.chat_template == CHAT_TEMPLATE
     for name in ("audio_token", "audio_token_id", "adapter_config", "audio_padding"):
         assert getattr(again, name) == getattr(processor, name)
     inputs = chat(make_audio(9_000))

@@ -1,0 +1,239 @@
+"""`blsp data`: looking at manifests and conversations before they cost a training run.
+
+`validate` lists what is wrong with a file, with `--decode` in its audio too. `show` prints one row,
+with `--llm` as the student and the teacher will see it, trained tokens marked. Nothing is written;
+the exit code is 1 where something is wrong.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from blsp.errors import InputError
+from blsp.manifest import (
+    AudioPart,
+    Conversation,
+    Kind,
+    TextPart,
+    Utterance,
+    build_conversation,
+    build_utterance,
+    checked,
+    find_kind,
+    find_root,
+    read_meta,
+    scan_rows,
+    to_row,
+)
+from blsp.rendering import IGNORED, Rendered, Renderer, View
+from blsp.validation import Report, validate
+
+_OPEN, _CLOSE = "\u27e6", "\u27e7"  # what marks trained tokens; rare in any text
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `validate` or `show`."""
+    parser = argparse.ArgumentParser(prog="blsp data", description="Look at data before training.")
+    actions = parser.add_subparsers(dest="action", required=True)
+    check = actions.add_parser("validate", help="list what is wrong with a file of JSON lines")
+    check.add_argument("path", type=Path, help="manifest or conversations")
+    check.add_argument("--decode", action="store_true", help="decode all audio too")
+    check.add_argument("--limit", type=int, default=20, help="problems shown (default 20)")
+    show = actions.add_parser("show", help="print one row")
+    show.add_argument("path", type=Path, help="manifest or conversations")
+    show.add_argument("--id", help="which row (default: the first)")
+    show.add_argument("--llm", type=Path, help="folder of the model whose tokens to show")
+    options = parser.parse_args(argv)
+    if options.action == "validate":
+        return run_validate(options.path, decode=options.decode, limit=options.limit)
+    print(describe_row(options.path, options.id, options.llm))
+    return 0
+
+
+# --- validate -------------------------------------------------------------------------------------
+
+
+def run_validate(path: Path, *, decode: bool, limit: int) -> int:
+    """Print the report on a file; return 1 when it has problems."""
+    report = validate(path, limit=limit)
+    if decode:
+        for problem in find_unreadable(path, report):
+            report.problem_count += 1
+            if len(report.problems) < limit:
+                report.problems.append(problem)
+    hours = report.seconds / 3600
+    print(f"{path}: {report.kind}, {report.rows:,} lines, {hours:,.2f} h of audio")
+    print("".join(f"warning: {line}\n" for line in report.warnings), end="")
+    print("".join(f"{line}\n" for line in report.problems), end="")
+    hidden = report.problem_count - len(report.problems)
+    shown = f", {hidden:,} of them not shown" if hidden else ""
+    print(f"{report.problem_count:,} problems{shown}" if report.problem_count else "all right")
+    return 1 if report.problem_count else 0
+
+
+def find_unreadable(path: Path, report: Report) -> Iterator[str]:
+    """Decode every recording of the rows without a problem, once each; yield what fails."""
+    from blsp.audio import load_audio
+
+    root, seen = find_root(path), set()
+    for number, part in _show_progress(_find_audio(path, report.kind), report.seconds):
+        segment = (part.audio, part.start, part.duration)
+        if segment in seen:
+            continue
+        seen.add(segment)
+        try:
+            load_audio(
+                part.audio,
+                start=part.start,
+                duration=part.duration,
+                root=root,
+                expected_seconds=part.duration,
+            )
+        except InputError as error:
+            yield f"{path}:{number}: {error}"
+
+
+def _find_audio(path: Path, kind: Kind) -> Iterator[tuple[int, AudioPart | Utterance]]:
+    """Yield line number and recording of every row in order."""
+    for line in scan_rows(path, kind):
+        if line.problems:
+            continue
+        if kind == "manifest":
+            yield line.number, build_utterance(line.row)
+            continue
+        for part in _audio_parts(build_conversation(line.row)):
+            yield line.number, part
+
+
+def _audio_parts(conversation: Conversation) -> Iterator[AudioPart]:
+    for message in conversation.messages:
+        yield from (part for part in message.content if isinstance(part, AudioPart))
+
+
+def _show_progress(
+    recordings: Iterable[tuple[int, AudioPart | Utterance]], total: float
+) -> Iterator[tuple[int, AudioPart | Utterance]]:
+    """Pass recordings on and say on a terminal how far they are, twice a second."""
+    begun = said = time.monotonic()
+    done = 0.0
+    for number, part in recordings:
+        yield number, part
+        done += part.duration
+        if sys.stderr.isatty() and time.monotonic() - said > 0.5:
+            said = time.monotonic()
+            speed = done / (said - begun)
+            left = (total - done) / speed
+            text = f"{done / total:4.0%} decoded, {speed:,.0f} times real time, {left:,.0f} s left"
+            print(f"\r{text:<60}", end="", file=sys.stderr, flush=True)
+    if said != begun:
+        print(file=sys.stderr)
+
+
+# --- show -----------------------------------------------------------------------------------------
+
+
+def describe_row(path: Path, name: str | None, llm: Path | None) -> str:
+    """Return one row as text, and both of its views where a language model is given.
+
+    Raises:
+        InputError: no such row, a bad row, or a folder without tokenizer or chat template.
+    """
+    kind = find_kind(path)
+    row = _find_row(path, kind, name)
+    if kind == "manifest":
+        if llm is not None:
+            raise InputError(
+                f"{path}: expected conversations to show with --llm, found a manifest; leave out "
+                "--llm"
+            )
+        return "\n".join(f"{key:<12}{value}" for key, value in to_row(build_utterance(row)).items())
+    conversation = build_conversation(row)
+    text = describe_conversation(conversation)
+    return f"{text}\n\n{describe_views(conversation, path, llm)}" if llm else text
+
+
+def _find_row(path: Path, kind: Kind, name: str | None) -> dict[str, Any]:
+    count = 0
+    for line in scan_rows(path, kind):
+        count += 1
+        if name is None or line.row.get("id") == name:
+            return checked(path, line)
+    raise InputError(f"{path}: expected a row with id {name!r}, found none in {count}; check --id")
+
+
+def describe_conversation(conversation: Conversation) -> str:
+    """Return a conversation as a person reads it."""
+    about = [f"{key}: {value}" for key, value in to_row(conversation).items() if key != "messages"]
+    turns = [
+        f"{message.role:<11}" + "".join(map(_describe_part, message.content)).replace("\n", _INDENT)
+        for message in conversation.messages
+    ]
+    return "\n".join([", ".join(about), *turns])
+
+
+_INDENT = "\n" + " " * 11
+
+
+def _describe_part(part: TextPart | AudioPart) -> str:
+    if isinstance(part, TextPart):
+        return part.text
+    return f"<audio {part.audio}, {part.duration:.2f} s: {part.transcript}>"
+
+
+def describe_views(conversation: Conversation, path: Path, llm: Path) -> str:
+    """Return the student and the teacher view as text, trained tokens between brackets."""
+    tokenizer = _load_tokenizer(llm)
+    meta = read_meta(path)
+    # Any id that no text can give: the real placeholder is chosen when a model is composed.
+    renderer = Renderer(
+        tokenizer, meta.template_variables if meta else None, audio_token_id=len(tokenizer)
+    )
+    views: tuple[View, View] = ("student", "teacher")
+    blocks = [
+        _describe_view(view, renderer.render(conversation, view=view), tokenizer) for view in views
+    ]
+    if meta and meta.template and meta.template != renderer.template_fingerprint():
+        blocks.append(f"written with another template or model: {meta.llm}")
+    return "\n\n".join(blocks)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected the folder of a language model, found none; check it")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder}: expected a tokenizer, found this: {' '.join(str(error).split())[:200]}; "
+            "name the folder that holds tokenizer.json"
+        ) from error
+
+
+def _describe_view(view: View, rendered: Rendered, tokenizer: Any) -> str:
+    trained = sum(label != IGNORED for label in rendered.labels)
+    heard = ", each recording counted as one" if rendered.audio else ""
+    head = f"{view}: {len(rendered.ids)} tokens{heard}; {trained} trained, in {_OPEN} {_CLOSE}"
+    return f"{head}\n{mark_trained(rendered, tokenizer)}"
+
+
+def mark_trained(rendered: Rendered, tokenizer: Any) -> str:
+    """Return the text of a view with brackets around what is trained and the audio named."""
+    audio = dict(rendered.audio)
+
+    def kind(position: int) -> tuple[bool, int]:
+        return rendered.labels[position] != IGNORED, position if position in audio else -1
+
+    pieces = []
+    for (is_trained, slot), positions in groupby(range(len(rendered.ids)), kind):
+        if slot >= 0:
+            pieces.append(f"<audio {audio[slot].audio}, {audio[slot].duration:.2f} s>")
+            continue
+        text = tokenizer.decode([rendered.ids[i] for i in positions])
+        pieces.append(f"{_OPEN}{text}{_CLOSE}" if is_trained else text)
+    return "".join(pieces)

@@ -1,0 +1,48 @@
+"""Scores of predictions against references, each with its interval and its signature.
+
+References and predictions are joined by id and enter as `Pairs`; a metric says what every utterance
+adds to it (`Statistics`), so that intervals and paired tests resample utterances, never averages
+of averages. Rows (`Metric`) leave. `python -m blsp.metrics VECTORS.json` checks it all.
+"""
+
+from blsp.metrics.intervals import Comparison, Metric, compare, measure, wilson_interval
+from blsp.metrics.labels import exact_match, invalid_rate, label_accuracy, parse_label
+from blsp.metrics.normalizers import (
+    BASIC,
+    BASIC_CHARACTERS,
+    RAW,
+    Normalizer,
+    build_normalizer,
+    load_english_normalizer,
+)
+from blsp.metrics.recognition import character_error_rate, count_errors, word_error_rate
+from blsp.metrics.statistics import Pairs, Statistics, drop_empty_references, pair_texts
+from blsp.metrics.translation import bleu, bleu_tokenizer, chrf
+
+__all__ = [
+    "BASIC",
+    "BASIC_CHARACTERS",
+    "RAW",
+    "Comparison",
+    "Metric",
+    "Normalizer",
+    "Pairs",
+    "Statistics",
+    "bleu",
+    "bleu_tokenizer",
+    "build_normalizer",
+    "character_error_rate",
+    "chrf",
+    "compare",
+    "count_errors",
+    "drop_empty_references",
+    "exact_match",
+    "invalid_rate",
+    "label_accuracy",
+    "load_english_normalizer",
+    "measure",
+    "pair_texts",
+    "parse_label",
+    "wilson_interval",
+    "word_error_rate",
+]
