@@ -82,8 +82,8 @@ class BlspProcessor(ProcessorMixin):
         self.audio_padding = audio_padding
         self.window_samples = window_samples
         self.template_variables = template_variables
-        # A saved folder has one template file, which the tokenizer reads, too. It keeps the language
-        # model's own: conversations are known by it.
+        # A saved folder has one template file, which the tokenizer reads, too. It keeps the LLM's
+        # own: conversations are known by it.
         tokenizer.chat_template = without_audio_parts(tokenizer.chat_template, audio_token)
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
 
