@@ -51,11 +51,12 @@ class LlmOptions:
     dtype: torch.dtype | str = "auto"
     device_map: Any = None
     quantization_config: Any = None
+    """None: as a checkpoint was trained, else as stored; False: not quantised on loading."""
     attn_implementation: str | None = None
 
     def to_arguments(self) -> dict[str, Any]:
         """Those that were set, for ``from_pretrained``."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value not in (None, False)}
 
 
 # --- the language model ---------------------------------------------------------------------------
@@ -100,7 +101,21 @@ def _load_checked(
         ) from error
     model, info = loaded
     check_loaded(source, missing=info["missing_keys"], unexpected=info["unexpected_keys"])
+    if options.quantization_config:
+        _keep_unpacked(model)
     return model
+
+
+def _keep_unpacked(model: PreTrainedModel) -> None:
+    """Forbid bitsandbytes to repack 4-bit weights for a CPU kernel that has no backward pass.
+
+    It does so at the first evaluation, in place; after it the adapter gets no gradient, silently.
+    """
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def check_loaded(source: str | Path, *, missing: Any, unexpected: Any) -> None:
@@ -151,7 +166,7 @@ def _load_peft(
             f"{folder}: expected adapter_config.json to name its base model, found none; merge it "
             "yourself and pass the merged folder"
         )
-    if options.quantization_config is not None:
+    if options.quantization_config:
         raise InputError(
             f"{source}: expected 16-bit loading, found LoRA weights to merge and 4-bit loading; "
             "merge them first and pass the merged folder"

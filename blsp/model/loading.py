@@ -142,6 +142,7 @@ def build_processor(
         adapter_config=config.adapter_config,
         audio_padding=config.audio_padding,
         window_samples=config.window_frames * extractor.hop_length,
+        template_variables=config.template_variables,
     )
 
 
@@ -199,7 +200,7 @@ def choose_audio_token(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> s
 
 @torch.no_grad()
 def probe_head(model: BlspForConditionalGeneration, source: str) -> None:
-    """Check on five tokens that post(head(hidden)) gives the logits, and that order is causal.
+    """Check on five tokens that order is causal, the cache works, and head(hidden) gives logits.
 
     Raises:
         InputError: the losses would silently train for something else.
@@ -209,20 +210,27 @@ def probe_head(model: BlspForConditionalGeneration, source: str) -> None:
     try:
         logits = model.model.language_model(input_ids=ids).logits
         hidden = model(input_ids=ids, skip_lm_head=True).last_hidden_state
-        first = model.model.language_model(input_ids=ids[:, :3]).logits
+        first = model(input_ids=ids[:, :3], use_cache=True)
+        rest = model(input_ids=ids[:, 3:], past_key_values=first.past_key_values).logits
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{source}: expected a language model that runs on embeddings, found "
             f"{' '.join(str(error).split())[:200]}; choose another model"
         ) from error
     scale, exact = logits.abs().max().float().item(), torch.finfo(logits.dtype).eps
-    if not torch.allclose(first, logits[:, :3], atol=scale * max(exact * 256, 1e-3)):
+    close = scale * max(exact * 256, 1e-3)
+    if not torch.allclose(first.logits, logits[:, :3], atol=close):
         raise InputError(
             f"{source}: expected a causal language model, found one whose answers depend on later "
             "words; choose a decoder-only model"
         )
+    if not torch.allclose(rest, logits[:, 3:], atol=close):
+        raise InputError(
+            f"{source}: expected a language model with a key-value cache, found that "
+            f"{type(model.model.language_model).__name__} forgets what came before; choose another"
+        )
     rebuilt = model.head_transform(model.get_output_embeddings()(hidden).float())
-    if not torch.allclose(rebuilt, logits.float(), atol=scale * exact * 64, rtol=1e-3):
+    if not torch.allclose(rebuilt, logits.float(), atol=scale * exact * 16, rtol=exact * 16):
         raise InputError(
             f"{source}: expected logits to be the head of the hidden states, found that "
             f"{type(model.model.language_model).__name__} does more; it cannot be trained here"
@@ -299,7 +307,7 @@ def load_checkpoint(
         folder,
         llm=llm,
         encoder=encoder,
-        **(options or LlmOptions()).to_arguments(),
+        **vars(options or LlmOptions()),
     )
     processor = BlspProcessor.from_pretrained(folder)
     check_processor(model.config, processor, str(folder))
@@ -317,7 +325,7 @@ def warm_start(model: BlspForConditionalGeneration, folder: str | Path) -> None:
 
 def check_processor(config: BlspConfig, processor: BlspProcessor, source: str) -> None:
     """Refuse a processor that prepares audio for another model."""
-    for name in ("audio_token_id", "audio_padding", "adapter_config"):
+    for name in ("audio_token_id", "audio_padding", "adapter_config", "template_variables"):
         expected, found = getattr(config, name), getattr(processor, name)
         if expected != found:
             raise InputError(

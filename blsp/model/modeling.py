@@ -20,7 +20,13 @@ from transformers.utils.generic import ModelOutput
 
 from blsp.checkpoint import check_complete, read_delta
 from blsp.errors import InputError
-from blsp.model.adapter import ConvAdapter, StackAdapter, build_adapter, length_mask
+from blsp.model.adapter import (
+    ConvAdapter,
+    StackAdapter,
+    build_adapter,
+    length_mask,
+    num_speech_tokens,
+)
 from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths
 from blsp.model.head import HeadTransform, head_transform
@@ -413,6 +419,50 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         if not keeps and isinstance(logits_to_keep, int) and logits_to_keep:
             output.logits = output.logits[:, -logits_to_keep:]
         return output
+
+    def _expand_inputs_for_generation(  # type: ignore[override]
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        # The library repeats every row of every tensor, but a prompt may have several recordings
+        # or none: all of a prompt's recordings are repeated together.
+        names = ("input_features", "input_features_mask")
+        if expand_size > 1 and input_ids is not None and model_kwargs.get(names[0]) is not None:
+            heard = {n: model_kwargs.pop(n) for n in names if model_kwargs.get(n) is not None}
+            owners = self._owners(input_ids, **heard)
+            order = [
+                recording
+                for prompt in range(input_ids.shape[0])
+                for _ in range(expand_size)
+                for recording, owner in enumerate(owners)
+                if owner == prompt
+            ]
+            heard = {name: tensor[order] for name, tensor in heard.items()}
+            expanded: Any = super()._expand_inputs_for_generation(  # type: ignore[misc]
+                expand_size, is_encoder_decoder, input_ids, **model_kwargs
+            )
+            return expanded[0], expanded[1] | heard
+        return super()._expand_inputs_for_generation(  # type: ignore[misc,return-value]
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+
+    def _owners(
+        self,
+        input_ids: Tensor,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+    ) -> list[int]:
+        """The prompt that each recording belongs to, by counting audio tokens."""
+        frames = torch.full((input_features.shape[0],), input_features.shape[-1])
+        if input_features_mask is not None:
+            frames = input_features_mask.sum(-1).cpu()
+        window = self.config.window_frames
+        tokens = num_speech_tokens(self.config.adapter, frames, window_frames=window)
+        placeholders = (input_ids == self.config.audio_token_id).sum(-1).cpu()
+        return torch.searchsorted(placeholders.cumsum(0), tokens.cumsum(0)).tolist()
 
     if TYPE_CHECKING:  # the library's own type asks for attributes that its base class lacks
 

@@ -8,7 +8,7 @@ then renders plain strings, as it was written for.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class BlspProcessor(ProcessorMixin):
         adapter_config: kind and numbers of the adapter, as in the model's configuration.
         audio_padding: `variable` for true length, `max` for whole windows of silence at the end.
         window_samples: audio the encoder takes at once.
+        template_variables: given to the chat template unless a call says otherwise.
     """
 
     text_kwargs = {"padding": True, "padding_side": "left", "return_tensors": "pt"}  # noqa: RUF012
@@ -73,12 +74,17 @@ class BlspProcessor(ProcessorMixin):
         adapter_config: dict[str, Any] | None = None,
         audio_padding: str = "variable",
         window_samples: int = 480_000,
+        template_variables: dict[str, Any] | None = None,
     ) -> None:
         self.audio_token = audio_token
         self.audio_token_id: int = tokenizer.convert_tokens_to_ids(audio_token)  # type: ignore[assignment]
         self.adapter_config = AdapterConfig.from_dict(adapter_config or {}).to_dict()
         self.audio_padding = audio_padding
         self.window_samples = window_samples
+        self.template_variables = template_variables
+        # A saved folder has one template file, which the tokenizer reads, too. It keeps the LLM's
+        # own: conversations are known by it.
+        tokenizer.chat_template = without_audio_parts(tokenizer.chat_template, audio_token)
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
 
     # --- features ---------------------------------------------------------------------------------
@@ -162,9 +168,10 @@ class BlspProcessor(ProcessorMixin):
             text = [one.replace(AUDIO_TOKEN, self.audio_token) for one in text]
         return super().__call__(text=text, audio=audio, **kwargs)
 
-    if TYPE_CHECKING:  # the library declares text where it returns inputs, too
-
-        def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any: ...
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Render a chat whose parts may be audio, with the variables the model was trained with."""
+        variables = self.template_variables or {}
+        return super().apply_chat_template(conversation, *args, **(variables | kwargs))
 
     def _process_audio(self, audio: Any, **_: Any) -> tuple[dict[str, Any], list[str]]:
         recordings = [np.asarray(one, dtype=np.float32) for one in audio]
@@ -196,3 +203,12 @@ def with_audio_parts(template: Any, audio_token: str) -> Any:
     if isinstance(template, dict):
         return {name: with_audio_parts(one, audio_token) for name, one in template.items()}
     return _FLATTEN.replace("@AUDIO@", audio_token) + template
+
+
+def without_audio_parts(template: Any, audio_token: str) -> Any:
+    """Undo `with_audio_parts`; other templates stay as they are."""
+    if template is None:
+        return None
+    if isinstance(template, dict):
+        return {name: without_audio_parts(one, audio_token) for name, one in template.items()}
+    return template.removeprefix(_FLATTEN.replace("@AUDIO@", audio_token))

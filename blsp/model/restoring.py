@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from blsp.checkpoint import MARKER, is_delta
@@ -63,7 +63,7 @@ def load_bases(
     options = LlmOptions(
         dtype=dtype or text_config.dtype or "auto",
         device_map=kwargs.get("device_map"),
-        quantization_config=kwargs.get("quantization_config"),
+        quantization_config=_quantization(text_config, kwargs.get("quantization_config")),
         attn_implementation=kwargs.get("attn_implementation"),
     )
     language_model, llm_base = _find_base(
@@ -78,6 +78,16 @@ def load_bases(
     )
     config.bases["encoder"] = encoder_base.to_dict()
     return language_model, tower
+
+
+def _quantization(text_config: Any, asked: Any) -> Any:
+    """What was asked for, or the 4-bit loading that the adapter was trained with."""
+    stored = getattr(text_config, "quantization_config", None)
+    if asked is not None or not isinstance(stored, dict):
+        return asked
+    if stored.get("quant_method") != "bitsandbytes":
+        return None  # the folder of the language model itself is quantised
+    return BitsAndBytesConfig.from_dict(stored)
 
 
 def _encoder_only(

@@ -52,6 +52,7 @@ SOME = {
     "cohere": {"logit_scale": 0.25},
     "mistral": {"sliding_window": 8},
     "gpt_neox": {"rotary_pct": 0.5},
+    "mpt": {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 512},
 }
 
 

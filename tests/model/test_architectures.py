@@ -14,6 +14,7 @@ from tests.model.conftest import make_audio
 KINDS = [
     *("llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "olmo2", "granite"),
     *("cohere", "cohere2", "gpt_neox", "gpt2", "falcon", "opt", "bloom", "qwen3_moe", "smollm3"),
+    *("mpt", "phi", "stablelm", "mixtral", "gpt_oss", "lfm2", "glm"),
 ]
 TIED = ["llama", "qwen2", "qwen3"]
 TEXTS = ["a", "turn on the light", "and what then?"]

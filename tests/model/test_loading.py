@@ -187,6 +187,13 @@ def test_a_model_that_looks_ahead_is_refused(whisper: Path, tmp_path: Path) -> N
     assert "whose answers depend on later words" in refuse(llm=tmp_path / "bert", encoder=whisper)
 
 
+@pytest.mark.parametrize("kind", ["mamba", "rwkv"])
+def test_a_model_without_a_key_value_cache_is_refused(
+    kind: str, make_llm: Callable[..., Path], whisper: Path
+) -> None:
+    assert "expected a language model" in refuse(llm=make_llm(kind), encoder=whisper)
+
+
 def test_a_head_that_does_more_is_refused(
     make_llm: Callable[..., Path], whisper: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,6 +179,35 @@ def test_generation_is_the_same_with_and_without_a_cache(pair: Pair) -> None:
     assert torch.equal(model.generate(**inputs, **GREEDY, use_cache=False), cached)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}], ids=str
+)
+def test_beams_hear_the_recordings_of_their_own_row(pair: Pair, settings: Any) -> None:
+    model, processor = pair
+    prompts = ["<|audio|> and <|audio|>", "text", "<|audio|>!"]
+    recordings = [make_audio(9_000, 1), make_audio(9_000, 2), make_audio(16_000, 3)]
+    batch = processor(text=prompts, audio=recordings)
+    settings = GREEDY | settings | {"return_dict_in_generate": True, "output_scores": True}
+    together = model.generate(**batch, **settings)
+    count = settings.get("num_return_sequences", 1)
+    for row, heard in enumerate([recordings[:2], None, recordings[2:]]):
+        inputs = processor(text=prompts[row], audio=heard)
+        mask = inputs.pop("attention_mask")
+        embeds = model.model.embed(**inputs)  # of one prompt the library repeats these rightly
+        alone = model.generate(inputs_embeds=embeds, attention_mask=mask, **settings)
+        own = slice(row * count, (row + 1) * count)
+        assert torch.equal(together.sequences[own, -8:], alone.sequences)
+        scores = together.sequences_scores[own]  # tokens alone hardly depend on random ears
+        torch.testing.assert_close(scores, alone.sequences_scores, rtol=0, atol=1e-5)
+
+
+def test_a_static_cache_generates_the_same(pair: Pair) -> None:
+    model, processor = pair
+    inputs = processor(text=["<|audio|> a", "bcd"], audio=[make_audio(SECOND)])
+    static = model.generate(**inputs, **GREEDY, cache_implementation="static")
+    assert torch.equal(static, model.generate(**inputs, **GREEDY))
+
+
 def test_a_second_turn_on_the_kept_cache_equals_the_whole_conversation(pair: Pair) -> None:
     model, processor = pair
     first, second = make_audio(SECOND, 1), make_audio(9_000, 2)

@@ -120,6 +120,19 @@ def test_the_template_renders_text_as_without_us(pair: Pair, template: str) -> N
     assert processor.apply_chat_template(messages, chat_template=ours) == theirs
 
 
+def test_the_template_gets_the_variables_of_training(whisper: Path, tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE + "{{ '<think>' if thinking else '<quiet>' }}"
+    folder = save_llm(tmp_path / "llm", "qwen3", tokenizer=tokenizer)
+    variables = {"thinking": True}
+    pair = compose(llm=folder, encoder=whisper, template_variables=variables)
+    save_checkpoint(*pair, tmp_path / "checkpoint")
+    for processor in (pair[1], AutoProcessor.from_pretrained(tmp_path / "checkpoint")):
+        messages = [{"role": "user", "content": "hi"}]
+        assert processor.apply_chat_template(messages).endswith("<think>")
+        assert processor.apply_chat_template(messages, thinking=False).endswith("<quiet>")
+
+
 def test_a_path_and_a_data_uri_are_heard_as_samples_are(pair: Pair, tmp_path: Path) -> None:
     import base64
 
@@ -226,6 +239,7 @@ def test_a_saved_processor_is_the_same(pair: Pair, tmp_path: Path) -> None:
     save_checkpoint(*pair, tmp_path / "checkpoint")
     again = AutoProcessor.from_pretrained(tmp_path / "checkpoint")
     assert isinstance(again, BlspProcessor)
+    assert again.tokenizer.chat_template == CHAT_TEMPLATE
     for name in ("audio_token", "audio_token_id", "adapter_config", "audio_padding"):
         assert getattr(again, name) == getattr(processor, name)
     inputs = chat(make_audio(9_000))
