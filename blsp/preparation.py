@@ -153,9 +153,10 @@ def _measure_all(path: Path, listing: Listing, root: Path) -> Iterator[Utterance
         count += 1
         yield utterance
     if not count:
-        reasons = "; ".join(_describe_dropped(listing, examples=1)) or "nothing was listed"
+        dropped = [f"{len(which):,} {why}: {which[0]}" for why, which in listing.dropped.items()]
         raise InputError(
-            f"{path}: expected at least one recording with its words, found none: {reasons}"
+            f"{path}: expected at least one recording with its words, found none; look into the "
+            f"corpus ({'; '.join(dropped) or 'it holds no recording'})"
         )
 
 
@@ -228,12 +229,12 @@ def describe_manifest(path: Path, listing: Listing | None = None) -> str:
     head = f"{path}: {report.rows:,} utterances, {hours:,.2f} h"
     if listing is None:
         return f"{head} (there since an earlier run)"
-    dropped = _describe_dropped(listing, examples=_EXAMPLES)
-    return "\n".join([head, *(f"  dropped {line}" for line in dropped)])
+    return "\n".join([head, *_describe_dropped(listing)])
 
 
-def _describe_dropped(listing: Listing, *, examples: int) -> Iterator[str]:
+def _describe_dropped(listing: Listing) -> Iterator[str]:
     for reason, which in listing.dropped.items():
-        shown = "".join(f"\n    {line}" for line in which[:examples])
-        more = f"\n    and {len(which) - examples:,} more" if len(which) > examples else ""
-        yield f"{len(which):,}: {reason}{shown}{more}"
+        yield f"  dropped {len(which):,}: {reason}"
+        yield from (f"    {line}" for line in which[:_EXAMPLES])
+        if len(which) > _EXAMPLES:
+            yield f"    and {len(which) - _EXAMPLES:,} more"

@@ -173,7 +173,7 @@ def test_a_split_without_usable_audio_leaves_no_manifest(
     assert prepare(librispeech, tmp_path / "out", "--splits", "test-clean") == 2
     error = capsys.readouterr().err
     assert "test-clean.jsonl: expected at least one recording with its words, found none" in error
-    assert "1: no audio file" in error
+    assert "look into the corpus (1 no audio file: " in error
     assert not list((tmp_path / "out").iterdir())
 
 
