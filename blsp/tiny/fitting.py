@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.hardware import measure_bf16_speedup
 
@@ -42,6 +43,8 @@ class Progress:
     """Where a fit stands; saved beside the weights."""
 
     step: int = 0
+    steps: int | None = None
+    """How many the schedule was made for."""
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
 
@@ -83,6 +86,12 @@ def fit(
     """
     optimizer = _build_optimizer(model, config)
     progress = _load_state(model, optimizer, folder)
+    if progress.steps not in (None, config.steps):
+        raise InputError(
+            f"{folder}: expected a state on its way to {config.steps} steps, found one on its "
+            f"way to {progress.steps}; ask for as many, or remove the folder"
+        )
+    progress.steps = config.steps
     last_saved, started = time.monotonic(), time.monotonic() - progress.seconds
     every = max(1, config.steps // 25)
     while progress.step < config.steps:
@@ -162,9 +171,15 @@ def _load_state(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
         return Progress()
     progress = Progress(**json.loads((final / "progress.json").read_text()))
     tensors = load_file(final / "state.safetensors")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
+    for name, parameter in model.named_parameters():
+        found = tensors.get(f"model.{name}")
+        if found is None or found.shape != parameter.shape:
+            raise InputError(
+                f"{final}: expected {name} of shape {tuple(parameter.shape)}, found "
+                f"{None if found is None else tuple(found.shape)}; the state is of another model, "
+                "remove the folder"
+            )
+        parameter.data.copy_(found)
     state = optimizer.state_dict()
     for index in (i for group in state["param_groups"] for i in group["params"]):
         if f"exp_avg.{index}" in tensors:

@@ -205,3 +205,17 @@ def test_progress_is_plain_json(tmp_path: Path) -> None:
     progress = json.loads((tmp_path / "state" / "progress.json").read_text())
     assert progress["step"] == 10
     assert progress["curve"][-1].keys() == {"step", "loss", "mse", "score"}
+
+
+def test_a_state_of_another_schedule_is_refused(tmp_path: Path) -> None:
+    Run().fit(tmp_path, steps=2)
+    with pytest.raises(InputError, match="on its way to 5 steps, found one on its way to 2"):
+        Run().fit(tmp_path, steps=5)
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    Run().fit(tmp_path)
+    other = Run()
+    other.model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    with pytest.raises(InputError, match="the state is of another model"):
+        other.fit(tmp_path)
