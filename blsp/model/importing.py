@@ -118,7 +118,7 @@ def describe_import(config: BlspConfig, out: Path) -> str:
             f"encoder      {encoder} (audio padding: {config.audio_padding})",
             f"llm          {bases['llm']['source']}",
             f"wrote        {out}, {size / 1e6:,.1f} MB without the base models",
-            "serves with  whatever loads our checkpoints; the language model is unchanged",
+            "serves with  blsp.model.load_checkpoint; the language model's weights are unchanged",
         ]
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_audio_with_a_text_beside_it_is_an_utterance(corpus: Path, prepare: Prep
     write_audio(corpus / "deep" / "er" / "a.FLAC", seconds=0.25)
     (corpus / "deep" / "er" / "a.TXT").write_text("noch eine")
     rows = prepare(corpus, "--language", "de", "--license", "CC0-1.0", "--source", "calls")
-    labels = {"language": "de", "license": "CC0-1.0", "source": "calls"}
+    labels: dict[str, Any] = {"language": "de", "license": "CC0-1.0", "source": "calls"}
     assert rows == [
         Utterance(id="a", audio="a.wav", duration=1.0, text="Grüß dich, Welt.", **labels),
         Utterance(
