@@ -64,14 +64,21 @@ class Listing:
                 f"{candidate.where}: expected every id once, found {candidate.id!r} also at "
                 f"{earlier}; give each an id of its own"
             )
-        if candidate.text:
-            self.candidates.append(candidate)
-        else:
+        if not candidate.text:
             self.drop("no words", f"{candidate.where}: {candidate.id}")
+        elif _printable(candidate.audio) != candidate.audio:
+            self.drop("a file name that is not UTF-8", f"{candidate.where}: {candidate.audio}")
+        else:
+            self.candidates.append(candidate)
 
     def drop(self, reason: str, which: str) -> None:
         """Leave a recording out."""
-        self.dropped.setdefault(reason, []).append(which)
+        self.dropped.setdefault(reason, []).append(_printable(which))
+
+
+def _printable(text: str) -> str:
+    """Bytes of a file name that are not UTF-8 come as half surrogate pairs; write them out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

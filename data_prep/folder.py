@@ -101,7 +101,9 @@ def _find_files(root: Path) -> tuple[dict[Path, Path], dict[Path, Path]]:
     """Return audio and texts, each by its path without the ending."""
     audio: dict[Path, Path] = {}
     texts: dict[Path, Path] = {}
-    for path in sorted(root.rglob("[!.]*")):
+    for path in sorted(root.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
         suffix = path.suffix.lower()
         if suffix == ".txt":
             texts[path.with_suffix("")] = path
@@ -213,12 +215,13 @@ def _relative_audio(cell: str, root: Path, where: str) -> str:
     """Return a cell as a path relative to `root`."""
     if not Path(cell).is_absolute():
         return Path(cell).as_posix() if cell else ""
-    if not Path(cell).is_relative_to(root.resolve()):
-        raise InputError(
-            f"{where}: expected audio inside {root.resolve()}, found {cell!r}; name a folder that "
-            "holds all of it: --audio-root DIR"
-        )
-    return Path(cell).relative_to(root.resolve()).as_posix()
+    for folder in (root.absolute(), root.resolve()):  # people write links as they see them
+        if Path(cell).is_relative_to(folder):
+            return Path(cell).relative_to(folder).as_posix()
+    raise InputError(
+        f"{where}: expected audio inside {root.absolute()}, found {cell!r}; name a folder that "
+        "holds all of it: --audio-root DIR"
+    )
 
 
 def _seconds(row: dict[str, str], name: str, where: str) -> float | None:

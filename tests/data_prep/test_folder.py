@@ -100,6 +100,31 @@ def test_what_has_no_partner_or_no_words_is_counted_and_named(
     assert f"    {corpus}/alone-3.wav\n    and 1 more\n" in out
 
 
+def test_a_file_name_of_another_encoding_is_left_out_and_written_out(
+    corpus: Path, prepare: Prepare, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audio = write_audio(corpus / "a.wav").read_bytes()
+    (corpus / "a.txt").write_text("one")
+    try:
+        (corpus / "gr\udcfc\udcdf.wav").write_bytes(audio)
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    (corpus / "gr\udcfc\udcdf.txt").write_text("two")
+    (corpus / "alone\udcfc.wav").write_bytes(audio)
+    assert [row.id for row in prepare(corpus)] == ["a"]
+    out = capsys.readouterr().out
+    assert "  dropped 1: a file name that is not UTF-8\n" in out
+    assert f"{corpus}/alone\\udcfc.wav\n" in out
+
+
+def test_hidden_folders_are_passed_over(corpus: Path, prepare: Prepare) -> None:
+    write_audio(corpus / "a.wav")
+    (corpus / "a.txt").write_text("one")
+    write_audio(corpus / ".trash" / "b.wav")
+    (corpus / ".trash" / "b.txt").write_text("two")
+    assert [row.id for row in prepare(corpus)] == ["a"]
+
+
 def test_the_corpus_may_grow(corpus: Path, prepare: Prepare) -> None:
     for name in ("a", "b"):
         write_audio(corpus / f"{name}.wav")
@@ -195,6 +220,17 @@ def test_absolute_paths_are_made_relative_to_the_audio_root(
     table = write_table(corpus, f"audio,text\n{audio},one\n")
     (row,) = prepare(table, "--audio-root", str(tmp_path / "elsewhere"))
     assert row.audio == "deep/a.wav"
+
+
+def test_a_root_behind_a_link_may_be_written_either_way(
+    corpus: Path, prepare: Prepare, tmp_path: Path
+) -> None:
+    audio = write_audio(corpus / "a.wav")
+    link = tmp_path / "link"
+    link.symlink_to(corpus)
+    table = write_table(corpus, f"id,audio,text\n1,{audio},one\n2,{link}/a.wav,two\n")
+    rows = prepare(table, "--audio-root", str(link))
+    assert [row.audio for row in rows] == ["a.wav", "a.wav"]
 
 
 def test_lines_without_usable_audio_are_counted_and_named(
