@@ -149,7 +149,7 @@ def list_table(table: Path, root: Path, labels: Mapping[str, Any]) -> Listing:
                 text=words,
                 start=_seconds(row, "start", where) or 0.0,
                 duration=_seconds(row, "duration", where),
-                labels=labels | _labels(row),
+                labels={**labels, **_labels(row)},
             )
         )
     return listing
