@@ -23,6 +23,7 @@ COMMANDS = {
     "recipes": ("blsp.cli:run_recipes", "list the shipped recipes, or copy one to edit it"),
     "prep": ("blsp.cli:run_prep", "turn a corpus on disk into manifests"),
     "data": ("blsp.data:main", "validate or show a manifest or conversations"),
+    "import": ("blsp.cli:run_import", "turn an Ultravox or BLSP checkpoint into one of ours"),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
 }
 
@@ -102,6 +103,23 @@ def run_recipes(argv: Sequence[str]) -> int:
 def run_prep(argv: Sequence[str]) -> int:
     """Run `data_prep/CORPUS.py`, or list the corpora."""
     return _run_program("data_prep", argv, prog="blsp prep", noun="corpus")
+
+
+def run_import(argv: Sequence[str]) -> int:
+    """Turn a published checkpoint into ours, and say what it is made of."""
+    parser = argparse.ArgumentParser(prog="blsp import", description=COMMANDS["import"][1])
+    parser.add_argument("source", help="folder or hub id of an Ultravox or BLSP checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument("--llm", help="the language model, if not where the checkpoint says")
+    parser.add_argument("--encoder", help="the Whisper, where the checkpoint holds none")
+    options = parser.parse_args(argv)
+    from blsp.model.importing import describe_import, import_checkpoint
+
+    model, _ = import_checkpoint(
+        options.source, options.out, llm=options.llm, encoder=options.encoder
+    )
+    print(describe_import(model.config, options.out))
+    return 0
 
 
 def run_bench(argv: Sequence[str]) -> int:

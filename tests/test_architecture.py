@@ -25,6 +25,7 @@ MODULES = [
     "rows",
     "manifest",
     "validation",
+    "preparation",
     "pieces",
     "rendering",
     "checkpoint",

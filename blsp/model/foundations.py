@@ -74,7 +74,7 @@ def load_llm(
     folder = resolve_folder(source, revision, what="language model")
     if (folder / "adapter_config.json").is_file():
         return _load_peft(folder, source, options)
-    config = _read_config(folder, source)
+    config = read_config(folder, source)
     _refuse_llm(config, source)
     model = _load_checked(source, folder, options, quantized="quantization_config" in config)
     return model, Base(
@@ -223,7 +223,7 @@ def load_encoder(
 
 
 def _load_whisper(folder: Path, source: str | Path) -> BlspWhisperEncoder:
-    kind = _read_config(folder, source).get("model_type")
+    kind = read_config(folder, source).get("model_type")
     if kind != "whisper":
         raise InputError(
             f"{source}: expected a Whisper model, found model_type {kind!r}; pass a Whisper "
@@ -359,11 +359,15 @@ def _download(source: str, revision: str | None) -> Path:
     return Path(snapshot_download(source, revision=revision, allow_patterns=weights + others))
 
 
-def _read_config(folder: Path, source: str | Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def read_config(folder: Path, source: str | Path) -> dict[str, Any]:
+    """The config.json of a model folder; `source` is what the user called it.
+
+    Raises:
+        InputError: there is none, or it holds something else.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{source}: expected a model folder with config.json, found {_one_line(error)}; "
             "check the path"

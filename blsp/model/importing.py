@@ -19,12 +19,13 @@ from transformers import WhisperConfig
 from blsp.checkpoint import stored_tensors
 from blsp.errors import InputError
 from blsp.files import atomic_path
-from blsp.model.configuration import AdapterConfig
+from blsp.model.configuration import AdapterConfig, BlspConfig
 from blsp.model.foundations import (
     LlmOptions,
     empty_encoder,
     load_encoder,
     load_extractor,
+    read_config,
     resolve_folder,
 )
 from blsp.model.loading import Ears, join, save_checkpoint
@@ -78,7 +79,7 @@ def import_checkpoint(
         InputError: neither of the two, or parts of it that have no place in our model.
     """
     folder, out = resolve_folder(source, None, what="speech checkpoint"), Path(out)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder, source)
     if config.get("model_type") == "ultravox":
         found = _read_ultravox(folder, config)
     elif {"whisper_config", "llama_config"} <= config.keys():
@@ -101,6 +102,25 @@ def import_checkpoint(
     apply_delta(model, found.weights, str(source))
     save_checkpoint(model, processor, out)
     return model, processor
+
+
+def describe_import(config: BlspConfig, out: Path) -> str:
+    """Return what was found, what was written and what it can be used with, a line each."""
+    bases, numbers = config.bases or {}, config.adapter
+    makers, shape = "Ultravox", f"{numbers.stack_factor} encoder rows an embedding"
+    if numbers.kind == "conv":
+        makers, shape = "BLSP", f"{len(numbers.kernel_sizes)} convolutions of stride 2"
+    encoder = bases["encoder"]["source"] if bases.get("encoder") else "its own, inside"
+    size = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
+    return "\n".join(
+        [
+            f"found        {makers}: adapter {numbers.kind}, {shape}",
+            f"encoder      {encoder} (audio padding: {config.audio_padding})",
+            f"llm          {bases['llm']['source']}",
+            f"wrote        {out}, {size / 1e6:,.1f} MB without the base models",
+            "serves with  blsp.model.load_checkpoint; the language model's weights are unchanged",
+        ]
+    )
 
 
 def _ears(found: Source, folder: Path, source: str) -> Ears:
