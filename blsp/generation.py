@@ -140,6 +140,15 @@ def place_audio(instruction: str, part: Part) -> Message:
     )
 
 
+def build_renderer(model: BlspForConditionalGeneration, processor: BlspProcessor) -> Renderer:
+    """The renderer of a checkpoint, with the template variables it was trained with."""
+    return Renderer(
+        processor.tokenizer,
+        model.config.template_variables,
+        audio_token_id=processor.audio_token_id,
+    )
+
+
 def build_speech_prompt(
     renderer: Renderer,
     processor: BlspProcessor,
