@@ -24,6 +24,7 @@ COMMANDS = {
     "prep": ("blsp.cli:run_prep", "turn a corpus on disk into manifests"),
     "data": ("blsp.data:main", "validate or show a manifest or conversations"),
     "continuations": ("blsp.continuation:main", "let the language model answer transcripts"),
+    "generate": ("blsp.predictions:main", "answer recordings with a checkpoint"),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
 }
 

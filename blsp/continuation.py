@@ -30,7 +30,7 @@ from blsp.arguments import (
 from blsp.behaviours import SHIPPED, Request, draw_requests, load_behaviours
 from blsp.errors import InputError
 from blsp.generation import GenerationConfig, answer_texts
-from blsp.journal import Journal, Plan, check_plan, digest, journal_path, run_batches
+from blsp.journal import Journal, Plan, digest, find_finished, run_batches
 from blsp.manifest import (
     Conversation,
     Message,
@@ -38,7 +38,6 @@ from blsp.manifest import (
     TextPart,
     find_root,
     read_manifest,
-    read_meta,
     to_row,
     write_rows,
 )
@@ -98,8 +97,9 @@ def write_continuations(
             template, set of prompts, manifest or configuration.
     """
     plan = _describe_plan(author, requests, config)
-    if out.exists() and not journal_path(out).exists():
-        return _read_counts(out, digest([plan]))
+    finished = find_finished(out, plan)
+    if finished is not None:
+        return Counter(dict(finished.counts))
     prompts = [_render(author.renderer, request) for request in requests]
     batches = plan_batches([len(ids) for ids in prompts], config.batch_size)
     journal = Journal(out, plan)
@@ -132,13 +132,6 @@ def _describe_plan(author: Author, requests: Sequence[Request], config: Generati
         "prompts": digest([request.id, request.prompt, request.hint] for request in requests),
         "settings": json.dumps(asdict(config)),
     }
-
-
-def _read_counts(out: Path, plan: str) -> Counter[str]:
-    """What is known of a file that is whole already."""
-    meta = read_meta(out)
-    check_plan(out, {"plan": meta.plan if meta else None}, {"plan": plan})
-    return Counter(dict(meta.counts) if meta else {})
 
 
 def _render(renderer: Renderer, request: Request) -> list[int]:

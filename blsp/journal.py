@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from blsp.errors import InputError
+from blsp.manifest import Meta, read_meta
 
 Plan = Mapping[str, str]
 """What decides the rows -> its value or a digest of it."""
@@ -30,6 +31,24 @@ def digest(values: Iterable[Any]) -> str:
 def journal_path(out: Path) -> Path:
     """Where the journal of an output lies."""
     return out.with_name(f"{out.name}.journal")
+
+
+def find_finished(out: Path, plan: Plan) -> Meta | None:
+    """Return the side file of an output that is whole already; None where there is work to do.
+
+    Raises:
+        InputError: there is an output of another plan, or of nobody knows which.
+    """
+    if not out.exists() or journal_path(out).exists():
+        return None
+    meta = read_meta(out)
+    if meta is None or meta.plan != digest([plan]):
+        made = f"one made by {meta.command!r}" if meta else "one without a side file"
+        raise InputError(
+            f"{out}: expected no file yet, or that of the same run, found {made}; delete it or "
+            "choose another --out"
+        )
+    return meta
 
 
 class Journal:
@@ -54,7 +73,7 @@ class Journal:
         if not lines:
             self._append({"plan": dict(plan)})
             return
-        check_plan(self.path, lines[0].get("plan"), plan)
+        _check_plan(self.path, lines[0].get("plan"), plan)
         self.done = {line["batch"]: line["rows"] for line in lines[1:]}
 
     def add(self, batch: int, rows: list[Any]) -> None:
@@ -93,7 +112,7 @@ class Journal:
             ) from error
 
 
-def check_plan(path: Path, found: Any, wanted: Plan) -> None:
+def _check_plan(path: Path, found: Any, wanted: Plan) -> None:
     """Refuse to go on with a run of another plan, and name what differs."""
     found = found if isinstance(found, dict) else {}
     for name, value in wanted.items():
