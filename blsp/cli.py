@@ -25,6 +25,7 @@ COMMANDS = {
     "data": ("blsp.data:main", "validate or show a manifest or conversations"),
     "continuations": ("blsp.continuation:main", "let the language model answer transcripts"),
     "generate": ("blsp.predictions:main", "answer recordings with a checkpoint"),
+    "chat": ("blsp.terminal:main", "talk with a checkpoint in the terminal"),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
 }
 
