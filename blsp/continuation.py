@@ -114,7 +114,8 @@ def write_continuations(
             for index, one in zip(batch, answers, strict=True)
         ]
 
-    with tqdm(total=len(requests), unit=" answers", disable=None) as progress:
+    done, total = journal.row_count, len(requests)
+    with tqdm(initial=done, total=total, unit=" answers", disable=None) as progress:
         rows = run_batches(journal, batches, answer, progress.update)
     answers = {row["id"]: row for row in rows}
     counts: Counter[str] = Counter(written=0)

@@ -323,7 +323,7 @@ class _Writer:
 
 def find_stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Tokens at which an answer ends: the end of sequence, and the template's end of turn."""
-    found: list[int] = []
+    found: list[Any] = []
     for ends in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
         found += ends if isinstance(ends, list) else [ends]
     if tokenizer.chat_template:
@@ -451,8 +451,15 @@ class _Scribe:
             "do_sample": False,
             "num_beams": 1,
         }
-        if getattr(whisper.generation_config, "is_multilingual", False):
+        made: Any = whisper.generation_config
+        if getattr(made, "is_multilingual", False):
             self._settings |= {"language": language, "task": "transcribe"}
+        last_word = getattr(made, "no_timestamps_token_id", None)
+        if last_word is not None:
+            # A timestamp written nevertheless would make the library seek in features that it was
+            # not given.
+            timestamps = range(last_word + 1, whisper.config.vocab_size)
+            self._settings["suppress_tokens"] = [*(made.suppress_tokens or ()), *timestamps]
 
     def transcribe(self, audios: Sequence[np.ndarray]) -> list[str]:
         """Transcribe recordings of up to one window."""

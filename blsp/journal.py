@@ -81,6 +81,11 @@ class Journal:
         self._append({"batch": batch, "rows": rows})
         self.done[batch] = rows
 
+    @property
+    def row_count(self) -> int:
+        """Rows of all finished batches."""
+        return sum(map(len, self.done.values()))
+
     def close(self) -> None:
         """Stop writing; the file stays."""
         self._file.close()
@@ -88,7 +93,7 @@ class Journal:
     def remove(self) -> None:
         """Delete the file, once the output is whole."""
         self.close()
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
     def _append(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -129,9 +134,16 @@ def run_batches(
     work: Callable[[int, Any], list[Any]],
     on_batch: Callable[[int], object],
 ) -> list[Any]:
-    """Do the batches that are not done yet; returns the rows of all, in the order of batches."""
+    """Do the batches that are not done yet; returns the rows of all, in the order of batches.
+
+    Args:
+        journal: of the run.
+        batches: all of them, as planned.
+        work: batch number and batch -> its rows.
+        on_batch: told the size of each batch done now.
+    """
     for number, batch in enumerate(batches):
         if number not in journal.done:
             journal.add(number, work(number, batch))
-        on_batch(len(batch))
+            on_batch(len(batch))
     return [row for number in range(len(batches)) for row in journal.done[number]]

@@ -167,7 +167,8 @@ def write_predictions(
         return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     batches = plan_batches(recordings, listener.config.batch_size)
     journal = Journal(out, plan)
-    with tqdm(total=len(recordings), unit=" recordings", disable=None) as progress:
+    done, total = journal.row_count, len(recordings)
+    with tqdm(initial=done, total=total, unit=" recordings", disable=None) as progress:
         rows = run_batches(
             journal, batches, lambda _, batch: listener.answer(batch), progress.update
         )

@@ -19,6 +19,7 @@ from blsp.generation import Answer, GenerationConfig
 from blsp.manifest import AudioPart, Meta, Utterance, read_conversations, read_meta, write_rows
 from blsp.model.loading import load_tokenizer
 from blsp.rendering import Renderer
+from blsp.tiny.llm import ask
 from blsp.tiny.world import instructions, kinds
 from tests.model.conftest import save_llm
 
@@ -34,7 +35,7 @@ hints: {sad: They sound sad.}
 
 
 def utterance(name: str, **fields: Any) -> Utterance:
-    words = {"text": f"say {name}", "emotion": "sad", "license": "CC0"}
+    words: dict[str, Any] = {"text": f"say {name}", "emotion": "sad", "license": "CC0"}
     return Utterance(id=name, audio=f"{name}.wav", duration=1.0, **(words | fields))
 
 
@@ -98,6 +99,22 @@ def test_the_tiny_behaviours_are_the_open_wordings_and_no_sealed_one() -> None:
     assert {b.kind for b in behaviours.held_out} == {"translate_de", "intent", "reply"}
     moods = instructions()["emotions"].items()
     assert behaviours.hints == {name: mood["hint"] for name, mood in moods if mood["hint"]}
+
+
+def test_the_tiny_llm_is_asked_in_the_words_it_learnt() -> None:
+    rows = [utterance(f"u{index}") for index in range(40)]
+    behaviours = load_behaviours("tiny")
+    wordings = {behaviour.kind: behaviour.prompts for behaviour in behaviours.behaviours}
+    for request in draw_requests(rows, behaviours, per_utterance=4, seed=3):
+        spoken = request.utterance.text or ""
+        hint = "The speaker sounds sad." if request.kind == "emotion" else ""
+        parts = request.question_with_hint().content
+        asked = "".join(p.transcript if isinstance(p, AudioPart) else p.text for p in parts)
+        assert asked in {
+            ask(wording, spoken, hint=hint, first=first)
+            for wording in wordings[request.kind]
+            for first in (True, False)
+        }
 
 
 def test_the_general_behaviours_load() -> None:

@@ -271,6 +271,19 @@ def test_a_batch_of_transcripts_is_its_singles(whisper_folder: Path) -> None:
     assert all(together[:2])
 
 
+def test_a_multilingual_whisper_is_told_the_language(whisper_folder: Path) -> None:
+    """Batches equal singles there too, and the decoder's last position is not overrun."""
+    whisper, processor = load_whisper(whisper_folder)
+    settings: Any = whisper.generation_config
+    settings.is_multilingual = True
+    settings.lang_to_id, settings.task_to_id = {"<|en|>": 9, "<|de|>": 10}, {"transcribe": 11}
+    settings.no_timestamps_token_id = 12
+    long = GenerationConfig(max_new_tokens=500)
+    together = transcribe(whisper, processor, clips(), config=long)
+    assert together == [transcribe(whisper, processor, [c], config=long)[0] for c in clips()]
+    assert together != transcribe(whisper, processor, clips(), config=long, language="de")
+
+
 def test_transcripts_on_full_padding_are_those_of_plain_whisper(whisper_folder: Path) -> None:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 

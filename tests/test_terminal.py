@@ -1,6 +1,7 @@
 """The chat: lines in, answers out, the whole conversation at every turn."""
 
 import io
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,21 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(
     assert talk(chat, "tell me a story") == "once upon  [stopped]\n"
     assert [message.role for message in chat.messages] == ["user", "assistant"]
     assert chat.messages[1].content[0].text == "once upon"  # type: ignore[union-attr]
+
+
+def test_the_signal_of_ctrl_c_ends_a_generation_under_way(pair: Any) -> None:
+    chat = build_chat(pair)
+    chat.config = GenerationConfig(max_new_tokens=450, do_sample=True, temperature=50.0)
+    pieces: list[str] = []
+
+    def interrupt(text: str) -> None:
+        pieces.append(text)
+        if len(pieces) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    answer = chat.tell("hello", interrupt)
+    assert pieces == [pieces[0], " [stopped]"]
+    assert answer == pieces[0].strip()
 
 
 def test_a_turn_without_an_answer_never_was(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
