@@ -188,8 +188,10 @@ def main(argv: Sequence[str]) -> int:
             f"{options.manifest}: expected utterances with a text, found none among "
             f"{len(utterances)}; add transcripts"
         )
+    share, shares = read_share(options.share)
+    mine = spoken[share - 1 :: shares]
     requests = draw_requests(
-        spoken, behaviours, per_utterance=options.per_utterance, seed=config.seed
+        mine, behaviours, per_utterance=options.per_utterance, seed=config.seed
     )
     author = load_author(options.llm, options.revision, read_variables(options.template_variable))
     meta = Meta(
@@ -210,6 +212,14 @@ def main(argv: Sequence[str]) -> int:
         f"{options.out}: {counts['written']} conversations; left out: {', '.join(about) or 'none'}"
     )
     return 0 if counts["written"] else 1
+
+
+def read_share(text: str) -> tuple[int, int]:
+    """`2/4` -> (2, 4): the second of four processes, each with a GPU and an `--out` of its own."""
+    share, _, shares = text.partition("/")
+    if not (share.isdigit() and shares.isdigit() and 1 <= int(share) <= int(shares)):
+        raise InputError(f"--share: expected I/N such as 2/4, found {text!r}; count from 1")
+    return int(share), int(shares)
 
 
 def load_author(llm: str, revision: str | None, variables: dict[str, Any]) -> Author:
@@ -236,6 +246,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="conversations to write (.jsonl)")
     parser.add_argument(
         "--per-utterance", type=int, default=1, help="behaviours for each utterance (default 1)"
+    )
+    parser.add_argument(
+        "--share",
+        default="1/1",
+        metavar="I/N",
+        help="do one part of N of the utterances, so that N processes can do all; training takes "
+        "several files",
     )
     parser.add_argument(
         "--template-variable",

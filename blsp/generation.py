@@ -318,7 +318,9 @@ class _Writer:
         end = next((i for i, token in enumerate(row) if token in self._stops), None)
         kept = [token for token in row[:end] if token not in self._control]
         text = str(self._tokenizer.decode(kept, clean_up_tokenization_spaces=False)).strip()
-        return Answer(text, "length" if end is None else "stop", len(row) if end is None else end)
+        if end is not None:
+            return Answer(text, "stop", end)
+        return Answer(text.rstrip("\ufffd"), "length", len(row))  # a character may be cut, too
 
 
 def find_stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

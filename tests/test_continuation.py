@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from blsp import continuation
 from blsp.behaviours import Behaviour, Behaviours, draw_requests, load_behaviours
 from blsp.continuation import find_fault, main, plan_batches
+from blsp.dataset import ConversationDataset, DataConfig
 from blsp.errors import InputError
-from blsp.generation import Answer, GenerationConfig
+from blsp.generation import Answer, GenerationConfig, build_renderer
 from blsp.manifest import AudioPart, Meta, Utterance, read_conversations, read_meta, write_rows
+from blsp.model import compose
 from blsp.model.loading import load_tokenizer
 from blsp.rendering import Renderer
 from blsp.tiny.llm import ask
 from blsp.tiny.world import instructions, kinds
-from tests.model.conftest import save_llm
+from tests.model.conftest import save_llm, save_whisper
 
 TWO = """
 behaviours:
@@ -191,6 +194,38 @@ def test_every_row_is_a_question_with_audio_and_the_models_own_answer(
     assert sum(meta.counts.values()) == 12
     assert "1 utterances without text" in capsys.readouterr().out
     assert sorted(path.name for path in out.parent.iterdir()) == ["c.jsonl", "c.meta.json"]
+
+
+def test_shares_add_up_to_the_whole(folder: Path, llm: Path) -> None:
+    assert main(command(folder, llm)) == 0
+    whole = list(read_conversations(folder / "out" / "c.jsonl"))
+    parts = []
+    for share in ("1/2", "2/2"):
+        out = folder / "out" / f"{share[0]}.jsonl"
+        assert main([*command(folder, llm, "--share", share), "--out", str(out)]) == 0
+        parts.append({row.id for row in read_conversations(out)})
+    assert {len(part) for part in parts} == {3}
+    assert parts[0] | parts[1] == {row.id for row in whole}
+
+
+@pytest.mark.parametrize("share", ["0/2", "3/2", "2", "a/b"])
+def test_a_share_that_is_none_is_refused(folder: Path, llm: Path, share: str) -> None:
+    with pytest.raises(InputError, match="expected I/N"):
+        main(command(folder, llm, "--share", share))
+
+
+def test_training_accepts_what_its_own_language_model_wrote(folder: Path, llm: Path) -> None:
+    assert main(command(folder, llm)) == 0
+    model, processor = compose(llm=llm, encoder=save_whisper(folder / "whisper"))
+    dataset = ConversationDataset(
+        DataConfig(conversations=(folder / "out" / "c.jsonl",)),
+        build_renderer(model, processor),
+        lambda part, root: torch.zeros(100, 80),
+        lambda frames: 7,
+        llm=model.config.bases["llm"]["fingerprint"],  # type: ignore[index]
+    )
+    assert len(dataset) > 0
+    assert (dataset[0].input_ids == processor.audio_token_id).sum() == 7
 
 
 def test_the_hint_is_read_by_the_writer_alone(folder: Path) -> None:
