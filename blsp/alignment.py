@@ -157,22 +157,20 @@ class ShuffledPairs(Dataset[tuple[Example, Example]]):
     set may ask several things of one recording, and to hear it would be no floor.
     """
 
-    def __init__(
-        self, dataset: ConversationDataset, indices: list[int], audio_token_id: int, seed: int = 0
-    ) -> None:
-        self.dataset, self.indices, self.audio_token_id = dataset, indices, audio_token_id
+    def __init__(self, dataset: ConversationDataset, audio_token_id: int, seed: int = 0) -> None:
+        self.dataset, self.audio_token_id = dataset, audio_token_id
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(indices), generator=generator).tolist()
+        order = torch.randperm(len(dataset), generator=generator).tolist()
         self._following = {order[i]: order[i - 1] for i in range(len(order))}
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.dataset)
 
-    def __getitem__(self, position: int) -> tuple[Example, Example]:
-        own = self.dataset[self.indices[position]]
+    def __getitem__(self, index: int) -> tuple[Example, Example]:
+        own = self.dataset[index]
         if own.unreadable is not None or not own.features:
             return own, own
-        donor = self.dataset[self.indices[self._find_donor(position)]]
+        donor = self.dataset[self._find_donor(index)]
         if donor.unreadable is not None:
             return donor, donor
         count = len(own.features)
@@ -181,9 +179,9 @@ class ShuffledPairs(Dataset[tuple[Example, Example]]):
             own, features, self.dataset.num_speech_tokens, self.audio_token_id
         )
 
-    def _find_donor(self, position: int) -> int:
-        words = self._transcripts(position)
-        donor = position
+    def _find_donor(self, index: int) -> int:
+        words = self._transcripts(index)
+        donor = index
         for _ in range(_DONORS_TRIED):
             donor = self._following[donor]
             found = self._transcripts(donor)
@@ -194,8 +192,8 @@ class ShuffledPairs(Dataset[tuple[Example, Example]]):
             f"none beside {words!r}; give more development data"
         )
 
-    def _transcripts(self, position: int) -> list[str]:
-        conversation, _ = self.dataset.read_conversation(self.indices[position])
+    def _transcripts(self, index: int) -> list[str]:
+        conversation, _ = self.dataset.read_conversation(index)
         return [part.transcript for part in audio_parts(conversation)]
 
 

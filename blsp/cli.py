@@ -23,6 +23,7 @@ COMMANDS = {
     "recipes": ("blsp.cli:run_recipes", "list the shipped recipes, or copy one to edit it"),
     "prep": ("blsp.cli:run_prep", "turn a corpus on disk into manifests"),
     "data": ("blsp.data:main", "validate or show a manifest or conversations"),
+    "train": ("blsp.train:main", "run a recipe: train the adapter of a speech model"),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
 }
 

@@ -11,11 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
+from blsp.alignment import audio_parts
+from blsp.dataset import ConversationDataset, expand_placeholders
+from blsp.manifest import TextPart
+from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.trainer import AlignmentTrainer
 
 LOG = "log.jsonl"
+MAX_NEW_TOKENS = 48
 
 
 class Progress(TrainerCallback):
@@ -71,6 +77,52 @@ class Progress(TrainerCallback):
 
     def _speed(self, seconds: float) -> float:
         return self.trainer.heard_seconds * self.trainer.args.world_size / seconds
+
+
+class FixedUtterances:
+    """The same utterances, answered at every evaluation: a loss cannot be read, an answer can.
+
+    Args:
+        dataset: its first conversations with audio are taken.
+        processor: of the model that answers.
+        count: how many.
+    """
+
+    def __init__(
+        self, dataset: ConversationDataset, processor: BlspProcessor, count: int = 2
+    ) -> None:
+        self.dataset, self.processor = dataset, processor
+        heard = [i for i, seconds in enumerate(dataset.durations) if seconds > 0]
+        self.indices = heard[:count]
+
+    def __call__(self, model: BlspForConditionalGeneration) -> list[str]:
+        """Return a line an utterance: its words, the answer, and the response it was to give."""
+        return [self._answer(model, index) for index in self.indices]
+
+    @torch.no_grad()
+    def _answer(self, model: BlspForConditionalGeneration, index: int) -> str:
+        conversation, root = self.dataset.read_conversation(index)
+        parts = audio_parts(conversation)
+        features = [self.dataset.load_features(part, root) for part in parts]
+        prompt = self.dataset.renderer.render_prompt(conversation.messages[:-1], view="student")
+        counts = [self.dataset.num_speech_tokens(len(frames)) for frames in features]
+        ids = torch.tensor([expand_placeholders(prompt, counts)[0]], device=model.device)
+        audio = self.processor.pad_features([(frames.T, len(frames)) for frames in features])
+        tokenizer: Any = self.processor.tokenizer
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            **{name: tensor.to(model.device) for name, tensor in audio.items()},
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        answer = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        wanted = "".join(
+            part.text for part in conversation.messages[-1].content if isinstance(part, TextPart)
+        )
+        words = " / ".join(part.transcript for part in parts)
+        return f"{words!r}: {answer!r} (reading: {wanted!r})"
 
 
 def keep_rows(path: Path, step: int) -> None:

@@ -34,6 +34,8 @@ PLAIN_TEMPLATE = (
 )
 """For base models, which have no template of their own; used only where it is asked for."""
 
+_ADDED_PLACEHOLDER = "<|audio|>"
+
 # Private-use characters: no template trims, splits or writes them.
 _MARKER = "\ue000{}\ue001"
 _MARKERS = re.compile("\ue000([0-9]+)\ue001")
@@ -155,7 +157,9 @@ class Renderer:
 
     def template_fingerprint(self) -> str:
         """Return a hash of template, variables and vocabulary: equal prompts, equal fingerprint."""
-        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        known = self.tokenizer.get_vocab().items()
+        # A composed model's tokenizer may have it, the one that wrote the conversations has not.
+        vocabulary = sorted(pair for pair in known if pair[0] != _ADDED_PLACEHOLDER)
         made_of = [self.template, sorted(self.template_variables.items()), vocabulary]
         return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()[:16]
 

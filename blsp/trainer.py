@@ -11,7 +11,6 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -182,12 +181,10 @@ class AlignmentTrainer(Trainer):
         recipe: str = "",
         answer: Callable[[BlspForConditionalGeneration], list[str]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        indices: list[int] | None = None,
     ) -> None:
         self.processor, self.config, self.loss_config = processor, config, loss
         self.dev, self.recipe, self.answer = dev, recipe, answer
         self.collate = Collator(processor.tokenizer.pad_token_id)  # type: ignore[arg-type]
-        self.indices = list(range(len(train))) if indices is None else indices
         self.heard_seconds = 0.0
         """Seconds of audio this process has trained on."""
         self.left_out: dict[str, str] = {}
@@ -226,17 +223,9 @@ class AlignmentTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Our sampler in a plain loader; a prepared one loses the epoch when it resumes."""
         dataset: Any = self.train_dataset
-        sampler = DurationBatchSampler(
-            dataset.durations[self.indices],
-            dataset.tokens[self.indices],
-            self.config.batches(),
-            rank=self.args.process_index,
-            world=self.args.world_size,
-        )
-        subset = torch.utils.data.Subset(dataset, self.indices)
         return DataLoader(
-            subset,
-            batch_sampler=sampler,
+            dataset,
+            batch_sampler=self._sampler(dataset),
             collate_fn=self.collate,
             num_workers=self.config.workers,
             pin_memory=torch.cuda.is_available(),
@@ -245,18 +234,20 @@ class AlignmentTrainer(Trainer):
     def dev_batches(self) -> Iterator[tuple[Batch, Batch]]:
         """This process's share of the development batches and their floor, on its device."""
         dataset: Any = self.dev
-        indices = spread(len(dataset), self.config.eval_examples)
-        pairs = ShuffledPairs(dataset, indices, self.processor.audio_token_id)
-        sampler = DurationBatchSampler(
-            dataset.durations[indices],
-            dataset.tokens[indices],
+        dataset = dataset.select(spread(len(dataset), self.config.eval_examples))
+        pairs = ShuffledPairs(dataset, self.processor.audio_token_id)
+        for positions in self._sampler(dataset):
+            both = collate_pairs([pairs[i] for i in positions], self.collate)
+            yield self._prepare_inputs(both[0]), self._prepare_inputs(both[1])
+
+    def _sampler(self, dataset: ConversationDataset) -> DurationBatchSampler:
+        return DurationBatchSampler(
+            dataset.durations,
+            dataset.tokens,
             self.config.batches(),
             rank=self.args.process_index,
             world=self.args.world_size,
         )
-        for positions in sampler:
-            both = collate_pairs([pairs[i] for i in positions], self.collate)
-            yield self._prepare_inputs(both[0]), self._prepare_inputs(both[1])
 
     # --- a step -----------------------------------------------------------------------------------
 

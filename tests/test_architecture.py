@@ -39,6 +39,7 @@ MODULES = [
     "alignment",
     "trainer",
     "progress",
+    "preflight",
     "recipe",
     "train",
     "continuation",

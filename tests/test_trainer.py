@@ -1,6 +1,5 @@
 """Training on a tiny random model: what falls, what stays, what adds up, and what stops it."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,12 @@ import torch
 from torch import Tensor
 from training import build_dataset, build_model, read_log, save_models, write_conversations
 
-from blsp.alignment import LossConfig, ShuffledPairs, measure, replace_audio
-from blsp.dataset import Example
-from blsp.errors import InputError
-from blsp.model import BlspForConditionalGeneration, load_checkpoint
+from blsp.alignment import LossConfig
+from blsp.model import BlspForConditionalGeneration
 from blsp.progress import Progress
 from blsp.trainer import (
     AlignmentTrainer,
     TrainingConfig,
-    check_gradients,
-    choose_dtype,
-    find_checkpoints,
-    spread,
 )
 
 
