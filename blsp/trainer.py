@@ -118,7 +118,7 @@ def choose_dtype(wanted: Literal["auto", "bf16", "fp32"]) -> torch.dtype:
     return torch.bfloat16 if measure_bf16_speedup() > _WORTH_BF16 else torch.float32
 
 
-def build_arguments(config: TrainingConfig) -> TrainingArguments:
+def build_arguments(config: TrainingConfig, *, evaluates: bool) -> TrainingArguments:
     """Translate into the library's arguments."""
     arguments = TrainingArguments(
         output_dir=str(config.output),
@@ -130,7 +130,7 @@ def build_arguments(config: TrainingConfig) -> TrainingArguments:
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         gradient_accumulation_steps=config.accumulation,
-        eval_strategy="steps",
+        eval_strategy="steps" if evaluates else "no",
         eval_steps=config.eval_steps,
         save_strategy="steps",
         save_steps=config.save_steps,
@@ -194,7 +194,7 @@ class AlignmentTrainer(Trainer):
         self.eval_line = ""
         self.answers: list[str] = []
         known = set(vars(model.config))
-        arguments = build_arguments(config)
+        arguments = build_arguments(config, evaluates=dev is not None)
         # Without a processing class: the library would align the models' special tokens with it.
         super().__init__(
             model,
@@ -204,8 +204,6 @@ class AlignmentTrainer(Trainer):
             data_collator=self.collate,
             callbacks=[_StepChecks(self), *(callbacks or [])],
         )
-        if dev is None:
-            arguments.eval_strategy = "no"  # type: ignore[assignment]
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if "use_cache" not in known:  # the library leaves it there, and a checkpoint would keep it

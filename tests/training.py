@@ -50,7 +50,7 @@ def write_conversations(folder: Path, words: tuple[str, ...] = WORDS) -> Path:
     return path
 
 
-def build_dataset(path: Path, processor: BlspProcessor) -> ConversationDataset:
+def build_dataset(path: Path, processor: BlspProcessor, **options: Any) -> ConversationDataset:
     """The conversations as the model takes them."""
     renderer = Renderer(processor.tokenizer, audio_token_id=processor.audio_token_id)
 
@@ -58,7 +58,7 @@ def build_dataset(path: Path, processor: BlspProcessor) -> ConversationDataset:
         samples = load_audio(part.audio, start=part.start, duration=part.duration, root=root)
         return processor.extract_features(samples)[0].T.contiguous()
 
-    config = DataConfig(conversations=(path,), foreign=True)
+    config = DataConfig(conversations=(path,), foreign=True, **options)
     return ConversationDataset(
         config, renderer, load_features, lambda frames: processor.num_speech_tokens(frames * 160)
     )
