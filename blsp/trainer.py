@@ -29,6 +29,7 @@ from blsp.alignment import (
     compute_loss,
     measure,
 )
+from blsp.caching import install_cache
 from blsp.checkpoint import is_complete, mark_complete
 from blsp.collator import Collator
 from blsp.dataset import ConversationDataset
@@ -84,6 +85,9 @@ class TrainingConfig:
     workers: int = 0
     """Processes that load audio."""
     gradient_checkpointing: bool = False
+    encoder_cache_gb: float = 0.0
+    """Memory to keep encoder output in, on each process; an hour at Whisper-small's width takes
+    0.55 in fp32. Pays where recordings come again: epochs, several conversations of one."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -208,6 +212,8 @@ class AlignmentTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         if "use_cache" not in known:  # the library leaves it there, and a checkpoint would keep it
             vars(model.config).pop("use_cache", None)
+        if config.encoder_cache_gb:
+            install_cache(model, config.encoder_cache_gb)
         self.model_accepts_loss_kwargs = True  # the loss is divided by the tokens of the step
         self._loss_shifts_labels = True
 

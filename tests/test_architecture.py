@@ -37,6 +37,7 @@ MODULES = [
     "generation",
     "metrics",
     "alignment",
+    "caching",
     "trainer",
     "progress",
     "preflight",

@@ -125,6 +125,14 @@ def test_four_accumulated_batches_are_one_of_four(
     assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
 
 
+def test_kept_encoder_output_trains_the_same(folder: Path, tmp_path: Path) -> None:
+    plain = train_with_sgd(folder, configure(tmp_path / "a", steps=4), LossConfig())
+    config = configure(tmp_path / "b", steps=4, encoder_cache_gb=0.1)
+    kept = train_with_sgd(folder, config, LossConfig())
+    first, second = weights(plain), weights(kept)
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+
+
 def test_cross_entropy_alone_never_asks_the_teacher(folder: Path, tmp_path: Path) -> None:
     trainer = build(folder, configure(tmp_path, steps=1), LossConfig(response_kl=0, response_ce=1))
     batch = next(iter(trainer.get_train_dataloader()))
