@@ -27,6 +27,7 @@ COMMANDS = {
     "continuations": ("blsp.continuation:main", "let the language model answer transcripts"),
     "generate": ("blsp.predictions:main", "answer recordings with a checkpoint"),
     "chat": ("blsp.terminal:main", "talk with a checkpoint in the terminal"),
+    "train": ("blsp.train:main", "run a recipe: train the adapter of a speech model"),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
 }
 

@@ -190,6 +190,8 @@ def _convert(node: yaml.Node, kind: Any, key: str) -> Any:
         return {name: _convert(child, value_kind, _join(key, name)) for name, (_, child) in entries}
     if origin in (list, tuple):
         return _convert_sequence(node, kind, key)
+    if kind is Any:
+        kind = next((one for one in (bool, int, float) if _reads_as(node, one)), str)
     return _convert_scalar(node, kind, key)
 
 

@@ -9,6 +9,7 @@ functions that are handed in, because the encoder and adapter know. Files enter,
 import logging
 from array import array
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -140,6 +141,15 @@ class ConversationDataset(Dataset[Example]):
             teacher_labels=torch.tensor(teacher.labels),
             features=features,
         )
+
+    def select(self, indices: Sequence[int]) -> "ConversationDataset":
+        """Return a data set of some of the conversations, in ascending order."""
+        kept = np.unique(np.asarray(indices, dtype=np.int64))
+        chosen = copy(self)
+        chosen._offsets = self._offsets[kept]
+        chosen.durations, chosen.tokens = self.durations[kept], self.tokens[kept]
+        chosen._firsts = np.searchsorted(kept, self._firsts).tolist()
+        return chosen
 
     def read_conversation(self, index: int) -> tuple[Conversation, Path]:
         """Read one conversation and the root of its audio."""

@@ -37,6 +37,7 @@ PLAIN_TEMPLATE = (
 )
 """For base models, which have no template of their own; used only where it is asked for."""
 
+
 # Private-use characters: no template trims, splits or writes them.
 _MARKER = "\ue000{}\ue001"
 _MARKERS = re.compile("\ue000([0-9]+)\ue001")

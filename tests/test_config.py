@@ -379,3 +379,27 @@ class Unsupported:
 def test_a_type_the_loader_does_not_know_is_our_bug_not_the_users() -> None:
     with pytest.raises(TypeError, match="one type or None"):
         parse_config(Unsupported, "value: 1", name="r.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    variables: dict[str, Any] = field(default_factory=dict)
+
+
+def test_a_value_of_any_kind_is_read_as_it_is_written() -> None:
+    text = "variables: {thinking: false, date: '2026-01-31', level: 2, share: 0.5, name: kind}"
+    template = parse_config(Template, text, name="r.yaml")
+    assert template.variables == {
+        "thinking": False,
+        "date": "2026-01-31",
+        "level": 2,
+        "share": 0.5,
+        "name": "kind",
+    }
+    assert parse_config(Template, dump_config(template), name="r.yaml") == template
+
+
+@pytest.mark.parametrize("value", ["no", "2026-01-31", "null", "[1]"])
+def test_a_value_of_any_kind_is_not_guessed_at(value: str) -> None:
+    with pytest.raises(InputError, match=r"variables\.x: expected a text, found"):
+        parse_config(Template, f"variables: {{x: {value}}}", name="r.yaml")

@@ -210,3 +210,13 @@ def test_a_plan_takes_at_most_150_bytes_a_conversation(tmp_path: Path) -> None:
 def test_options_are_those_of_a_recipe() -> None:
     config = parse_config(DataConfig, "conversations: [a.jsonl]\nforeign: true", name="r.yaml")
     assert config == DataConfig(conversations=(Path("a.jsonl"),), foreign=True)
+
+
+def test_some_of_the_conversations_are_a_data_set_too(tmp_path: Path) -> None:
+    """Of the files a b c and d e: numbers 1, 2 and 4."""
+    first = write(tmp_path / "1.jsonl", *(speak(name) for name in "abc"))
+    second = write(tmp_path / "2.jsonl", *(speak(name, seconds=2.0) for name in "de"))
+    chosen = build(first, second).select([4, 1, 2])
+    assert [chosen[i].id for i in range(len(chosen))] == ["b", "c", "e"]
+    assert chosen.durations.tolist() == [1.0, 1.0, 2.0]
+    assert len(chosen.tokens) == 3

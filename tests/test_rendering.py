@@ -337,6 +337,14 @@ def test_the_fingerprint_is_of_template_variables_and_vocabulary() -> None:
     assert again.template_fingerprint() in prints
 
 
+def test_the_fingerprint_is_the_same_with_a_placeholder_added() -> None:
+    """Whoever wrote the conversations had the tokenizer without it."""
+    tokenizer = build_tokenizer("tiny")
+    plain = Renderer(tokenizer).template_fingerprint()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|audio|>"]})
+    assert Renderer(tokenizer, audio_token_id=len(tokenizer)).template_fingerprint() == plain
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_fingerprint_outlives_saving(shape: str, tmp_path: Path) -> None:
     TOKENIZERS[shape].save_pretrained(tmp_path)

@@ -1,0 +1,232 @@
+"""Hearing and reading with one model: the student's and the teacher's view of a batch, compared.
+
+The teacher is the same frozen language model given the transcript, so it costs no memory and can
+never be another model. Training and evaluation go through the same few functions here, so that what
+is measured is what is trained. A collated batch enters; losses and meters leave.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from blsp.dataset import ConversationDataset, Example
+from blsp.errors import InputError
+from blsp.losses import (
+    Head,
+    ResponseLoss,
+    gather_response,
+    response_ce,
+    response_kl,
+    response_positions,
+    response_targets,
+)
+from blsp.manifest import AudioPart, Conversation
+from blsp.meters import AlignmentMeter
+from blsp.model import BlspForConditionalGeneration
+
+_DONORS_TRIED = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the objectives; one of them at least is above 0."""
+
+    response_kl: float = 1.0
+    """Divergence from the text-fed model's next-token distributions."""
+    response_ce: float = 0.0
+    """Cross-entropy on the response: BLSP's objective."""
+    temperature: float = 1.0
+    """Of `response_kl`; its loss carries T squared."""
+
+    def __post_init__(self) -> None:
+        weights = (self.response_kl, self.response_ce)
+        if min(weights) < 0 or max(weights) <= 0:
+            raise InputError(
+                "expected weights of 0 or more and one above 0, found response_kl "
+                f"{self.response_kl:g} and response_ce {self.response_ce:g}; change one"
+            )
+        if self.temperature <= 0:
+            raise InputError(
+                f"expected a temperature above 0, found {self.temperature:g}; 1 changes nothing"
+            )
+
+
+Batch = dict[str, Any]
+"""What `Collator` gives."""
+
+
+def head_of(model: BlspForConditionalGeneration) -> Head:
+    """The language model's head as the losses want it."""
+    head: Any = model.get_output_embeddings()
+    post = model.head_transform
+    return Head(head.weight, getattr(head, "bias", None), scale=post.scale, softcap=post.softcap)
+
+
+def hear(model: nn.Module, batch: Batch, head: Head) -> Tensor:
+    """Return (N, D) states that predict the response tokens, of the view with audio."""
+    names = ("input_ids", "attention_mask", "input_features", "input_features_mask")
+    inputs = {name: batch[name] for name in names if name in batch}
+    return _response_states(model, inputs, batch["labels"], head)
+
+
+@torch.no_grad()
+def read(model: BlspForConditionalGeneration, batch: Batch, head: Head) -> Tensor:
+    """Return (N, D) states that predict the response tokens, of the view with transcripts."""
+    inputs = {name: batch[f"teacher_{name}"] for name in ("input_ids", "attention_mask")}
+    return _response_states(model, inputs, batch["teacher_labels"], head)
+
+
+def _response_states(
+    model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, head: Head
+) -> Tensor:
+    hidden = model(**inputs, skip_lm_head=True, use_cache=False).last_hidden_state
+    # Mixed precision hands out float32 copies of 16-bit states.
+    return gather_response(hidden, labels).to(head.weight.dtype)  # (B, T, D) -> (N, D)
+
+
+def compute_loss(
+    model: nn.Module,
+    teacher: BlspForConditionalGeneration,
+    batch: Batch,
+    config: LossConfig,
+    num_items: float | Tensor | None = None,
+) -> Tensor:
+    """Return the weighted sum of the objectives on a batch.
+
+    Args:
+        model: the student, possibly wrapped for several processes.
+        teacher: the same model, bare.
+        batch: collated.
+        config: the weights.
+        num_items: response tokens of the whole step; None is those of the batch.
+    """
+    head = head_of(teacher)
+    states = hear(model, batch, head)
+    loss = states.new_zeros((), dtype=torch.float32)
+    if config.response_kl:
+        wanted = read(teacher, batch, head)
+        found = response_kl(
+            states, head, wanted, head, temperature=config.temperature, num_items=num_items
+        )
+        loss = loss + config.response_kl * found.loss
+    if config.response_ce:
+        targets = response_targets(batch["labels"])
+        found = response_ce(states, head, targets, num_items=num_items)
+        loss = loss + config.response_ce * found.loss
+    return loss
+
+
+@torch.no_grad()
+def measure(
+    model: BlspForConditionalGeneration, pairs: Iterable[tuple[Batch, Batch]]
+) -> AlignmentMeter:
+    """Meter batches beside their floor and ceiling.
+
+    Args:
+        model: in evaluation mode.
+        pairs: a batch, and the same with the audio of other utterances; on the model's device.
+    """
+    head = head_of(model)
+    meter = AlignmentMeter(device=head.weight.device)
+    for batch, shuffled in pairs:
+        wanted = read(model, batch, head)
+
+        def compare(states: Tensor, wanted: Tensor = wanted) -> ResponseLoss:
+            return response_kl(states, head, wanted, head)
+
+        meter.update(
+            positions=response_positions(batch["labels"]),
+            speech=compare(hear(model, batch, head)),
+            floor=compare(hear(model, shuffled, head)),
+            ceiling=compare(wanted),
+        )
+    return meter
+
+
+# --- the floor: the audio of another utterance ----------------------------------------------------
+
+
+class ShuffledPairs(Dataset[tuple[Example, Example]]):
+    """Each example, and the same example with recordings of other words.
+
+    Whose recordings is drawn once from the seed, among conversations with other transcripts: a data
+    set may ask several things of one recording, and to hear it would be no floor.
+    """
+
+    def __init__(self, dataset: ConversationDataset, audio_token_id: int, seed: int = 0) -> None:
+        self.dataset, self.audio_token_id = dataset, audio_token_id
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(dataset), generator=generator).tolist()
+        self._following = {order[i]: order[i - 1] for i in range(len(order))}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Example, Example]:
+        own = self.dataset[index]
+        if own.unreadable is not None or not own.features:
+            return own, own
+        donor = self.dataset[self._find_donor(index)]
+        if donor.unreadable is not None:
+            return donor, donor
+        count = len(own.features)
+        features = tuple(donor.features[i % len(donor.features)] for i in range(count))
+        return own, replace_audio(
+            own, features, self.dataset.num_speech_tokens, self.audio_token_id
+        )
+
+    def _find_donor(self, index: int) -> int:
+        words = self._transcripts(index)
+        donor = index
+        for _ in range(_DONORS_TRIED):
+            donor = self._following[donor]
+            found = self._transcripts(donor)
+            if found and found != words:
+                return donor
+        raise InputError(
+            "expected at least two recordings of different words to measure the floor with, found "
+            f"none beside {words!r}; give more development data"
+        )
+
+    def _transcripts(self, index: int) -> list[str]:
+        conversation, _ = self.dataset.read_conversation(index)
+        return [part.transcript for part in audio_parts(conversation)]
+
+
+def audio_parts(conversation: Conversation) -> list[AudioPart]:
+    """The recordings of a conversation, in order."""
+    parts = [part for message in conversation.messages for part in message.content]
+    return [part for part in parts if isinstance(part, AudioPart)]
+
+
+def replace_audio(
+    example: Example,
+    features: tuple[Tensor, ...],
+    num_speech_tokens: Callable[[int], int],
+    audio_token_id: int,
+) -> Example:
+    """Return the example with other recordings, and as many placeholders as those take."""
+    is_audio = example.input_ids == audio_token_id
+    begins = is_audio & ~torch.cat([is_audio.new_zeros(1), is_audio[:-1]])
+    repeats = (~is_audio).long()
+    repeats[begins] = torch.tensor([num_speech_tokens(len(frames)) for frames in features])
+    return Example(
+        id=example.id,
+        input_ids=example.input_ids.repeat_interleave(repeats),
+        labels=example.labels.repeat_interleave(repeats),
+        teacher_input_ids=example.teacher_input_ids,
+        teacher_labels=example.teacher_labels,
+        features=features,
+    )
+
+
+def collate_pairs(
+    pairs: list[tuple[Example, Example]], collate: Callable[[list[Example]], Batch]
+) -> tuple[Batch, Batch]:
+    """Collate both sides; a pair of which one recording cannot be read is left out."""
+    kept = [pair for pair in pairs if pair[0].unreadable is None]
+    return collate([own for own, _ in kept]), collate([other for _, other in kept])

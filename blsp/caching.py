@@ -1,0 +1,82 @@
+"""Encoder output kept in memory, because a frozen encoder says the same of a recording every time.
+
+Several things are asked of one recording, and epochs repeat them all; on a CPU the encoder is half
+of a step. The key is a hash of the features themselves, so nobody has to pass names around and long
+recordings are kept window by window. Each is encoded alone: what is kept then never depends on the
+batch it was first met in, and a resumed run sees the same numbers. Features enter as they would
+enter the encoder; its output leaves.
+"""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers.modeling_outputs import BaseModelOutput
+
+from blsp.errors import InputError
+from blsp.model import BlspForConditionalGeneration
+
+
+class EncoderCache:
+    """Stands before the encoder's forward pass; `install_cache` puts it there.
+
+    Args:
+        forward: the encoder's own.
+        max_bytes: what may be kept; later recordings are encoded anew each time.
+    """
+
+    def __init__(self, forward: Any, max_bytes: float) -> None:
+        self.forward, self.max_bytes = forward, max_bytes
+        self.kept: dict[bytes, Tensor] = {}
+        self.bytes = 0
+
+    @torch.no_grad()
+    def __call__(
+        self, input_features: Tensor, input_features_mask: Tensor | None = None
+    ) -> BaseModelOutput:
+        """(W, M, F) and (W, F) -> ``last_hidden_state`` (W, S, D), zero beyond each true length."""
+        if input_features_mask is None:
+            rows = [self._encode(row, None) for row in input_features]
+        else:
+            lengths = input_features_mask.sum(-1).tolist()
+            rows = [
+                self._encode(row[:, :length], mask[:length])
+                for row, mask, length in zip(
+                    input_features, input_features_mask, lengths, strict=True
+                )
+            ]
+        rows = [row.to(input_features.device) for row in rows]
+        return BaseModelOutput(last_hidden_state=pad_sequence(rows, batch_first=True))  # type: ignore[arg-type]
+
+    def _encode(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """(M, F) -> (S, D) on the CPU if it was or can be kept."""
+        content = features.float().cpu().contiguous().numpy().tobytes()
+        key = hashlib.blake2b(content, digest_size=16).digest()
+        if key in self.kept:
+            return self.kept[key]
+        more = {} if mask is None else {"input_features_mask": mask[None]}
+        row = self.forward(features[None], **more).last_hidden_state[0]
+        size = row.numel() * row.element_size()
+        if self.bytes + size <= self.max_bytes:
+            self.kept[key] = row = row.cpu()
+            self.bytes += size
+        return row
+
+
+def install_cache(model: BlspForConditionalGeneration, gigabytes: float) -> EncoderCache:
+    """Keep up to so much of the encoder's output.
+
+    Raises:
+        InputError: the encoder is trained, so that its output changes.
+    """
+    tower: Any = model.model.audio_tower
+    if any(parameter.requires_grad for parameter in tower.parameters()):
+        raise InputError(
+            f"encoder_cache_gb: expected 0 where the encoder is trained, found {gigabytes:g}; its "
+            "output changes with every step"
+        )
+    cache = EncoderCache(tower.forward, gigabytes * 1e9)
+    tower.forward = cache
+    return cache

@@ -1,0 +1,130 @@
+"""What a training run will do, found out on one batch before it costs hours.
+
+Which modules learn, what one example looks like to the model with its trained tokens marked, that
+gradients reach what is trained and nothing else, and how long a step takes. Nothing is written. A
+model and its data enter; lines for a person leave.
+"""
+
+import math
+import time
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import nn
+
+from blsp.alignment import Batch, LossConfig, compute_loss
+from blsp.collator import Collator
+from blsp.dataset import ConversationDataset, Example
+from blsp.losses import IGNORED
+from blsp.model import BlspForConditionalGeneration, BlspProcessor
+from blsp.progress import describe_seconds
+from blsp.sampler import DurationBatchSampler
+from blsp.trainer import TrainingConfig, check_gradients, set_frozen_to_eval
+
+_OPEN, _CLOSE = "\u27e6", "\u27e7"  # what marks trained tokens; rare in any text
+_TIMED_STEPS = 2
+
+
+def describe_modules(model: BlspForConditionalGeneration) -> list[str]:
+    """Trained and frozen weights of the encoder, the adapter and the language model."""
+    parts: dict[str, nn.Module] = {
+        "encoder": model.model.audio_tower,
+        "adapter": model.model.adapter,
+        "language model": model.model.language_model,
+    }
+    lines = [f"{'':<16}{'trained':>16}{'frozen':>16}"]
+    for name, part in parts.items():
+        sizes = {True: 0, False: 0}
+        for parameter in part.parameters():
+            sizes[parameter.requires_grad] += parameter.numel()
+        lines.append(f"{name:<16}{sizes[True]:>16,}{sizes[False]:>16,}")
+    return lines
+
+
+def describe_example(example: Example, processor: BlspProcessor) -> list[str]:
+    """Both views of an example as text: trained tokens in brackets, speech as a count."""
+    tokenizer: Any = processor.tokenizer
+    views = {
+        "hears": (example.input_ids, example.labels),
+        "reads": (example.teacher_input_ids, example.teacher_labels),
+    }
+    lines = [f"example {example.id}; trained tokens in {_OPEN} {_CLOSE}"]
+    for name, (ids, labels) in views.items():
+        trained, speech = labels != IGNORED, ids == processor.audio_token_id
+        rows = zip(trained.tolist(), speech.tolist(), ids.tolist(), strict=True)
+        text = ""
+        for (is_trained, is_speech), group in groupby(rows, lambda row: row[:2]):
+            tokens = [row[2] for row in group]
+            words = f"<{len(tokens)} of speech>" if is_speech else tokenizer.decode(tokens)
+            text += f"{_OPEN}{words}{_CLOSE}" if is_trained else words
+        lines.append(f"{name}: {text}")
+    return lines
+
+
+def find_largest_batch(dataset: ConversationDataset, config: TrainingConfig) -> list[int]:
+    """The batch with the most seconds of audio, which takes the most memory and time."""
+    batches = list(DurationBatchSampler(dataset.durations, dataset.tokens, config.batches()))
+    return max(batches, key=lambda batch: float(dataset.durations[batch].max()) * len(batch))
+
+
+def try_batch(
+    model: BlspForConditionalGeneration, batch: Batch, loss: LossConfig, config: TrainingConfig
+) -> tuple[float, float]:
+    """Run forward and backward on a batch and check the gradients; return loss and seconds."""
+    model.train()
+    set_frozen_to_eval(model, keep_llm=config.gradient_checkpointing)
+    device = model.device
+    moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    value, seconds = math.nan, math.inf
+    for _ in range(_TIMED_STEPS):  # the first one sets up kernels
+        begun = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bf16"):
+            result = compute_loss(model, model, moved, loss)
+        result.backward()
+        value = result.item()
+        seconds = min(seconds, time.perf_counter() - begun)
+        check_gradients(model)
+        model.zero_grad()
+    return value, seconds
+
+
+def describe_run(
+    dataset: ConversationDataset, config: TrainingConfig, seconds: float, world: int
+) -> list[str]:
+    """How many steps, how long at most, and how large a checkpoint gets."""
+    sampler = DurationBatchSampler(dataset.durations, dataset.tokens, config.batches(), world=world)
+    an_epoch = math.ceil(len(sampler) / config.accumulation)
+    steps = config.steps or math.ceil(an_epoch * (config.epochs or 0))
+    hours = float(dataset.durations.sum()) / 3600
+    whole = describe_seconds(seconds * config.accumulation * steps)
+    return [
+        f"{len(dataset):,} conversations, {hours:,.2f} h of audio, {an_epoch:,} steps an epoch",
+        f"{steps:,} steps ({steps / an_epoch:.1f} epochs) take at most {whole} here, at "
+        f"{seconds:.3f} s for the largest batch, without evaluation",
+    ]
+
+
+def run_preflight(
+    model: BlspForConditionalGeneration,
+    processor: BlspProcessor,
+    dataset: ConversationDataset,
+    loss: LossConfig,
+    config: TrainingConfig,
+) -> list[str]:
+    """Find out all of the above; lines for a person.
+
+    Raises:
+        InputError: gradients do not reach what is trained.
+    """
+    examples = [dataset[index] for index in find_largest_batch(dataset, config)]
+    batch = Collator(processor.tokenizer.pad_token_id)(examples)  # type: ignore[arg-type]
+    value, seconds = try_batch(model, batch, loss, config)
+    readable = next((example for example in examples if example.unreadable is None), None)
+    shown = describe_example(readable, processor) if readable else ["no audio could be read"]
+    return [
+        *describe_modules(model),
+        *shown,
+        f"loss {value:.4f} on {len(examples)} examples; every trained weight has a gradient",
+        *describe_run(dataset, config, seconds, world=1),
+    ]

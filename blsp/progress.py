@@ -1,0 +1,140 @@
+"""What a person sees of a training run, and what is kept of it.
+
+One line every few steps, with how well the model hears beside the loss; the answers to the fixed
+utterances at every evaluation; and every number in `log.jsonl`, which plots and reports read. What
+the trainer logs enters; lines leave.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from blsp.alignment import audio_parts
+from blsp.dataset import ConversationDataset, expand_placeholders
+from blsp.manifest import TextPart
+from blsp.model import BlspForConditionalGeneration, BlspProcessor
+from blsp.trainer import AlignmentTrainer
+
+LOG = "log.jsonl"
+MAX_NEW_TOKENS = 48
+
+
+class Progress(TrainerCallback):
+    """Reports a run on the first process.
+
+    Args:
+        report: takes a line, `print` or another.
+    """
+
+    trainer: AlignmentTrainer
+    """Set once it exists: it takes its callbacks first."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self.report = report
+        self.recovered: float | None = None
+        self._begun, self._from_step = time.monotonic(), 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._begun, self._from_step = time.monotonic(), state.global_step
+        if state.is_world_process_zero:
+            keep_rows(Path(args.output_dir) / LOG, state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        seconds = max(time.monotonic() - self._begun, 1e-9)
+        row = {"step": state.global_step, **logs, "seconds": round(seconds, 3)}
+        row["audio_per_second"] = round(self._speed(seconds), 3)
+        if self.trainer.left_out:
+            row["left_out"] = len(self.trainer.left_out)
+        with (Path(args.output_dir) / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(row) + "\n")
+        if "eval_recovered" in logs:
+            self.recovered = logs["eval_recovered"]
+        if "loss" in logs:
+            self.report(self.line(state, logs["loss"], seconds))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.report(f"  dev: {self.trainer.eval_line}")
+            for answer in self.trainer.answers:
+                self.report(f"  {answer}")
+
+    def line(self, state: Any, loss: float, seconds: float) -> str:
+        """The progress line: where it stands, what it learnt, how fast, how long still."""
+        done = max(state.global_step - self._from_step, 1)
+        left = (state.max_steps - state.global_step) * seconds / done
+        heard = "" if self.recovered is None else f"  recovered {self.recovered:.1%}"
+        return (
+            f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}{heard}  "
+            f"{self._speed(seconds):.0f} s of audio/s  {describe_seconds(left)} left"
+        )
+
+    def _speed(self, seconds: float) -> float:
+        return self.trainer.heard_seconds * self.trainer.args.world_size / seconds
+
+
+class FixedUtterances:
+    """The same utterances, answered at every evaluation: a loss cannot be read, an answer can.
+
+    Args:
+        dataset: its first conversations with audio are taken.
+        processor: of the model that answers.
+        count: how many.
+    """
+
+    def __init__(
+        self, dataset: ConversationDataset, processor: BlspProcessor, count: int = 2
+    ) -> None:
+        self.dataset, self.processor = dataset, processor
+        heard = [i for i, seconds in enumerate(dataset.durations) if seconds > 0]
+        self.indices = heard[:count]
+
+    def __call__(self, model: BlspForConditionalGeneration) -> list[str]:
+        """Return a line an utterance: its words, the answer, and the response it was to give."""
+        return [self._answer(model, index) for index in self.indices]
+
+    @torch.no_grad()
+    def _answer(self, model: BlspForConditionalGeneration, index: int) -> str:
+        conversation, root = self.dataset.read_conversation(index)
+        parts = audio_parts(conversation)
+        features = [self.dataset.load_features(part, root) for part in parts]
+        prompt = self.dataset.renderer.render_prompt(conversation.messages[:-1], view="student")
+        counts = [self.dataset.num_speech_tokens(len(frames)) for frames in features]
+        ids = torch.tensor([expand_placeholders(prompt, counts)[0]], device=model.device)
+        audio = self.processor.pad_features([(frames.T, len(frames)) for frames in features])
+        tokenizer: Any = self.processor.tokenizer
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            **{name: tensor.to(model.device) for name, tensor in audio.items()},
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        answer = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        wanted = "".join(
+            part.text for part in conversation.messages[-1].content if isinstance(part, TextPart)
+        )
+        words = " / ".join(part.transcript for part in parts)
+        return f"{words!r}: {answer!r} (reading: {wanted!r})"
+
+
+def keep_rows(path: Path, step: int) -> None:
+    """Drop what an interrupted run logged after the step it goes on from."""
+    rows = path.read_text(encoding="utf-8").splitlines() if path.is_file() and step else []
+    kept = [row for row in rows if json.loads(row)["step"] <= step]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+
+
+def describe_seconds(seconds: float) -> str:
+    """Seconds as a person says them: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

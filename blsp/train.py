@@ -1,0 +1,306 @@
+"""`blsp train RECIPE`, and `accelerate launch -m blsp.train RECIPE`: from a recipe to a checkpoint.
+
+It puts model, data and trainer together and runs them. `--dry-run` tries one batch and writes
+nothing; `--overfit N` trains on N examples, which anything that can learn at all must master.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, set_seed
+
+from blsp.audio import load_audio
+from blsp.checkpoint import is_complete
+from blsp.dataset import ConversationDataset
+from blsp.errors import InputError, suggest
+from blsp.manifest import AudioPart
+from blsp.model import (
+    BlspForConditionalGeneration,
+    BlspProcessor,
+    LlmOptions,
+    compose,
+    warm_start,
+)
+from blsp.model.foundations import Base
+from blsp.preflight import run_preflight
+from blsp.progress import FixedUtterances, Progress
+from blsp.recipe import Header, Recipe, dump_recipe, load_recipe
+from blsp.rendering import Renderer
+from blsp.shipped import find_shipped, list_recipes
+from blsp.trainer import (
+    FINAL_FOLDER,
+    AlignmentTrainer,
+    choose_dtype,
+    find_checkpoints,
+    spread,
+)
+
+OVERFIT_RECOVERED = 0.95
+"""What training on a few examples must recover of the way from not hearing to reading."""
+OVERFIT_STEPS = 600
+
+Report = Callable[[str], None]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train; 1 if `--overfit` did not get there."""
+    parser = argparse.ArgumentParser(prog="blsp train", description="Run a recipe.")
+    parser.add_argument("recipe", help="YAML file, or the name of a shipped recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="training.steps=100")
+    parser.add_argument("--dry-run", action="store_true", help="try one batch, write nothing")
+    parser.add_argument("--overfit", type=int, metavar="N", help="train on N examples only")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    options = parser.parse_intermixed_args(argv)
+    recipe, header = load_recipe(find_recipe(options.recipe), options.overrides)
+    recipe = resolve(recipe)
+    if options.dry_run:
+        return dry_run(recipe, header, print)
+    if options.overfit is not None:
+        return overfit(recipe, header, options.overfit, print)
+    train(recipe, header, resume=options.resume, report=print)
+    return 0
+
+
+def find_recipe(name: str) -> Path:
+    """A file, or a shipped recipe by its name."""
+    if Path(name).is_file() or name.endswith((".yaml", ".yml")):
+        return Path(name)
+    recipes = list_recipes()
+    if name not in recipes:
+        raise InputError(
+            f"expected a recipe file or the name of a shipped recipe, found {name!r}; "
+            f"{suggest(name, recipes)}"
+        )
+    return find_shipped("recipes") / f"{name}.yaml"
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Settle what the recipe leaves to the machine."""
+    dtype = "bf16" if choose_dtype(recipe.training.dtype) == torch.bfloat16 else "fp32"
+    return replace(recipe, training=replace(recipe.training, dtype=dtype))
+
+
+# --- putting the parts together -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run is made of."""
+
+    model: BlspForConditionalGeneration
+    processor: BlspProcessor
+    train: ConversationDataset
+    dev: ConversationDataset | None
+
+
+def build_parts(recipe: Recipe) -> Parts:
+    """Compose the model and open the data.
+
+    Raises:
+        InputError: one line on what cannot work.
+    """
+    set_seed(recipe.training.seed)
+    model, processor = build_model(recipe)
+    train = build_dataset(recipe, model, processor, recipe.data.train)
+    dev = build_dataset(recipe, model, processor, recipe.data.dev) if recipe.data.dev else None
+    if not len(train):
+        raise InputError(
+            f"data.train: expected conversations, found none in {len(recipe.data.train)} files; "
+            "write some with `blsp continuations`"
+        )
+    model.config.trained_max_seconds = float(train.durations.max())
+    return Parts(model=model, processor=processor, train=train, dev=dev)
+
+
+def build_model(recipe: Recipe) -> tuple[BlspForConditionalGeneration, BlspProcessor]:
+    """The model of a recipe; base weights are 16-bit only where a GPU multiplies them so."""
+    wanted = recipe.model
+    on_gpu = torch.cuda.is_available() and recipe.training.dtype == "bf16"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    model, processor = compose(
+        llm=wanted.llm,
+        encoder=wanted.encoder,
+        adapter=wanted.adapter,
+        audio_padding=wanted.audio_padding,
+        llm_revision=wanted.llm_revision,
+        encoder_revision=wanted.encoder_revision,
+        options=LlmOptions(dtype=dtype),
+        encoder_dtype=dtype,
+        template_variables=wanted.template_variables or None,
+    )
+    if wanted.init_from is not None:
+        warm_start(model, wanted.init_from)
+    return model, processor
+
+
+def build_dataset(
+    recipe: Recipe,
+    model: BlspForConditionalGeneration,
+    processor: BlspProcessor,
+    paths: tuple[Path, ...],
+) -> ConversationDataset:
+    """Conversations with the features and placeholders that the model takes."""
+    if processor.audio_padding == "max":
+        raise InputError(
+            "model.audio_padding: expected variable for training, found max; a model trained on "
+            "true lengths costs a fraction and loses nothing"
+        )
+    renderer = Renderer(
+        processor.tokenizer,
+        recipe.model.template_variables,
+        audio_token_id=processor.audio_token_id,
+    )
+    hop = processor.feature_extractor.hop_length
+
+    def load_features(part: AudioPart, root: Path) -> torch.Tensor:
+        samples = load_audio(
+            part.audio,
+            start=part.start,
+            duration=part.duration,
+            root=root,
+            expected_seconds=part.duration,
+        )
+        return processor.extract_features(samples)[0].T.contiguous()  # (M, F) -> (F, M)
+
+    return ConversationDataset(
+        recipe.data.config(paths),
+        renderer,
+        load_features,
+        lambda frames: processor.num_speech_tokens(frames * hop),
+        llm=Base(**model.config.bases["llm"]).name,  # type: ignore[index]
+    )
+
+
+# --- what the command does ------------------------------------------------------------------------
+
+
+def train(recipe: Recipe, header: Header, *, resume: bool, report: Report) -> Path:
+    """Run a recipe to its end; return the folder of the final checkpoint.
+
+    Raises:
+        InputError: what cannot work, or an earlier run lies in the output folder.
+    """
+    begin_from = find_start(recipe.training.output, resume=resume)
+    parts = build_parts(recipe)
+    if parts.dev is None:
+        report("no data.dev: nothing will say how well the model hears, beside the loss")
+    report(f"serves with: {header.serves_with}")
+    trainer = build_trainer(recipe, header, parts, report)
+    report(
+        f"training on {trainer.args.world_size} process(es), {trainer.args.device}, "
+        f"{recipe.training.dtype}"
+    )
+    trainer.train(resume_from_checkpoint=None if begin_from is None else str(begin_from))
+    final = trainer.save_final()
+    if trainer.left_out:
+        names = ", ".join(sorted(trainer.left_out)[:5])
+        report(f"left out {len(trainer.left_out)} with unreadable audio: {names}")
+    report(f"checkpoint: {final}")
+    return final
+
+
+def find_start(output: Path, *, resume: bool) -> Path | None:
+    """The checkpoint to go on from; None is the beginning."""
+    found = find_checkpoints(output)
+    if resume and not found:
+        raise InputError(
+            f"{output}: expected a finished checkpoint to resume from, found none; leave out "
+            "--resume to begin"
+        )
+    if not resume and (found or is_complete(output / FINAL_FOLDER)):
+        raise InputError(
+            f"{output}: expected no earlier run, found one; go on with --resume, or set "
+            "training.output to another folder"
+        )
+    return found[-1] if resume else None
+
+
+def build_trainer(
+    recipe: Recipe,
+    header: Header,
+    parts: Parts,
+    report: Report,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> AlignmentTrainer:
+    """The trainer with its progress line and fixed utterances."""
+    progress = Progress(report)
+    shown = parts.dev or parts.train
+    trainer = AlignmentTrainer(
+        parts.model,
+        parts.processor,
+        config=recipe.training,
+        loss=recipe.loss,
+        train=parts.train,
+        dev=parts.dev,
+        recipe=dump_recipe(recipe, header),
+        answer=FixedUtterances(shown, parts.processor),
+        callbacks=[progress, *callbacks],
+    )
+    progress.trainer = trainer
+    return trainer
+
+
+def dry_run(recipe: Recipe, header: Header, report: Report) -> int:
+    """Try one batch and say what the run will be; nothing is written."""
+    parts = build_parts(recipe)
+    if torch.cuda.is_available():
+        parts.model.to("cuda")  # type: ignore[arg-type]
+    lines = run_preflight(parts.model, parts.processor, parts.train, recipe.loss, recipe.training)
+    for line in [*lines, f"serves with: {header.serves_with}"]:
+        report(line)
+    return 0
+
+
+class _StopWhenRecovered(TrainerCallback):
+    """Ends a run that has shown what it was to show."""
+
+    recovered = 0.0
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
+    ) -> None:
+        self.recovered = metrics.get("eval_recovered", 0.0)
+        control.should_training_stop = self.recovered > OVERFIT_RECOVERED
+
+
+def overfit(recipe: Recipe, header: Header, count: int, report: Report) -> int:
+    """Train and measure on the same few examples; 1 if too little is recovered."""
+    if count < 2:
+        raise InputError(f"--overfit: expected 2 examples or more, found {count}; 16 is usual")
+    training = replace(
+        recipe.training,
+        output=recipe.training.output / f"overfit-{count}",
+        steps=OVERFIT_STEPS,
+        epochs=None,
+        warmup_steps=min(recipe.training.warmup_steps, OVERFIT_STEPS // 20),
+        accumulation=1,
+        eval_steps=OVERFIT_STEPS // 12,
+        save_steps=10 * OVERFIT_STEPS,
+    )
+    recipe = replace(recipe, training=training)
+    parts = build_parts(recipe)
+    few = parts.train.select(spread(len(parts.train), count))
+    stop = _StopWhenRecovered()
+    parts = replace(parts, train=few, dev=few)
+    trainer = build_trainer(recipe, header, parts, report, [stop])
+    trainer.train()
+    reached = stop.recovered > OVERFIT_RECOVERED
+    advice = "it can learn" if reached else "it does not learn: look at the examples (--dry-run)"
+    report(
+        f"recovered {stop.recovered:.1%} on {len(few)} examples after {trainer.state.global_step} "
+        f"steps, expected more than {OVERFIT_RECOVERED:.0%}: {advice}"
+    )
+    return 0 if reached else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except InputError as mistake:
+        print(f"blsp: {mistake}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,71 @@
+"""Kept encoder output: the same numbers, each recording encoded once, and no more than allowed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training import build_model, save_models
+
+from blsp.caching import install_cache
+from blsp.errors import InputError
+from blsp.model import BlspForConditionalGeneration
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> BlspForConditionalGeneration:
+    save_models(tmp_path)
+    return build_model(tmp_path)[0].eval()
+
+
+FEATURES = torch.randn(3, 80, 120, generator=torch.Generator().manual_seed(0))
+MASK = (torch.arange(120) < torch.tensor([120, 55, 90])[:, None]).long()
+
+
+def embed(model: BlspForConditionalGeneration, rows: list[int]) -> Any:
+    with torch.no_grad():
+        return model.get_audio_features(FEATURES[rows], MASK[rows]).pooler_output
+
+
+def count_calls(model: BlspForConditionalGeneration) -> list[int]:
+    calls: list[int] = []
+    tower: Any = model.model.audio_tower
+    forward = tower.forward
+
+    def counted(features: torch.Tensor, **options: Any) -> Any:
+        calls.append(len(features))
+        return forward(features, **options)
+
+    tower.forward = counted
+    return calls
+
+
+def test_kept_output_is_what_the_encoder_says(model: BlspForConditionalGeneration) -> None:
+    expected = embed(model, [0, 1, 2])
+    install_cache(model, 1.0)
+    assert torch.allclose(embed(model, [0, 1, 2]), expected, atol=1e-5)
+    assert torch.equal(embed(model, [2, 1]), torch.cat([embed(model, [2]), embed(model, [1])]))
+
+
+def test_a_recording_is_encoded_once(model: BlspForConditionalGeneration) -> None:
+    calls = count_calls(model)
+    install_cache(model, 1.0)
+    for rows in ([0, 1], [1, 2], [2, 1, 0]):
+        embed(model, rows)
+    assert calls == [1, 1, 1]
+
+
+def test_no_more_is_kept_than_allowed(model: BlspForConditionalGeneration) -> None:
+    """60 rows of 32 numbers of 4 bytes fit, 28 more do not."""
+    calls = count_calls(model)
+    cache = install_cache(model, 8000 / 1e9)
+    embed(model, [0, 1])
+    embed(model, [0, 1])
+    assert cache.bytes == 60 * 32 * 4
+    assert len(calls) == 3
+
+
+def test_a_trained_encoder_is_not_kept(model: BlspForConditionalGeneration) -> None:
+    model.model.audio_tower.conv1.weight.requires_grad_(True)
+    with pytest.raises(InputError, match="expected 0 where the encoder is trained"):
+        install_cache(model, 1.0)

@@ -1,0 +1,146 @@
+"""`blsp train` through its command line, on tiny random models and hummed conversations."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training import WORDS, read_log, save_models, write_conversations
+
+from blsp.checkpoint import is_complete
+from blsp.errors import InputError
+from blsp.manifest import Meta, read_conversations, write_rows
+from blsp.model import load_checkpoint
+from blsp.recipe import load_recipe
+from blsp.rendering import Renderer
+from blsp.train import main
+
+RECIPE = """\
+# a tiny random model learns eight words
+# needs: nothing
+# command: blsp train tiny.yaml
+# serves with: blsp serve
+# expected: not known
+
+data:
+  train: [{folder}/data/conversations.jsonl]
+  dev: [{folder}/data/conversations.jsonl]
+  foreign: true
+model:
+  llm: {folder}/llm
+  encoder: {folder}/whisper
+  adapter: {{kind: stack, stack_factor: 8, hidden_size: 64}}
+training:
+  output: {output}
+  learning_rate: 3e-3
+  steps: 4
+  warmup_steps: 0
+  batch_examples: 4
+  eval_steps: 2
+  save_steps: 2
+  log_steps: 1
+  dtype: fp32
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    save_models(folder)
+    write_conversations(folder / "data")
+    return folder
+
+
+@pytest.fixture
+def recipe(folder: Path, tmp_path: Path) -> str:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(folder=folder, output=tmp_path / "run"), encoding="utf-8")
+    return str(path)
+
+
+def test_a_recipe_becomes_a_checkpoint_with_its_own_recipe(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([recipe, "training.steps=3"]) == 0
+    checkpoint = tmp_path / "run" / "checkpoint"
+    assert is_complete(checkpoint)
+    model, _ = load_checkpoint(checkpoint)
+    assert model.config.trained_max_seconds == pytest.approx(0.75)
+    resolved, header = load_recipe(checkpoint / "recipe.yaml")
+    assert (resolved.training.steps, header.expected) == (3, "not known")
+    assert not list((tmp_path / "run").glob("**/training_args.bin"))
+    told = capsys.readouterr().out
+    assert "recovered" in told and "s of audio/s" in told and "left" in told
+    assert "'red': " in told and "'green': " in told
+    rows = read_log(tmp_path / "run")
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
+    assert {"eval_kl", "eval_kl_floor", "eval_recovered"} <= rows[2].keys()
+
+
+def test_a_second_run_does_not_overwrite_the_first(recipe: str) -> None:
+    main([recipe, "training.steps=1"])
+    with pytest.raises(InputError, match="expected no earlier run, found one; go on with --resume"):
+        main([recipe, "training.steps=1"])
+
+
+def test_resume_needs_something_to_go_on_from(recipe: str) -> None:
+    with pytest.raises(InputError, match="expected a finished checkpoint to resume from"):
+        main([recipe, "--resume"])
+
+
+def test_a_dry_run_tells_much_and_leaves_nothing(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert main([recipe, "--dry-run"]) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    told = capsys.readouterr().out
+    shown = [word for word in WORDS if f"⟦{word[::-1]}<|im_end|>⟧" in told]
+    assert len(shown) == 1
+    assert "of speech>" in told
+    assert "every trained weight has a gradient" in told
+    assert "4 steps (2.0 epochs) take at most" in told
+    assert "serves with: blsp serve" in told
+
+
+def test_conversations_of_the_same_model_need_no_permission(
+    recipe: str, folder: Path, tmp_path: Path
+) -> None:
+    """What a composed model expects is what its bare language model would have written."""
+    from transformers import AutoTokenizer
+
+    from blsp.model.foundations import load_llm
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
+    _, base = load_llm(folder / "llm")
+    rows = list(read_conversations(folder / "data" / "conversations.jsonl"))
+    meta = Meta(
+        command="test",
+        root=str(folder / "data"),
+        llm=base.name,
+        template=Renderer(tokenizer).template_fingerprint(),
+    )
+    path = tmp_path / "own.jsonl"
+    write_rows(path, rows, meta)
+    options = [f"data.train=[{path}]", "data.dev=[]", "data.foreign=false"]
+    assert main([recipe, "training.steps=1", *options]) == 0
+    assert len(rows) == len(WORDS)
+
+
+def test_a_misspelt_key_is_named_with_its_line_and_the_nearest(recipe: str) -> None:
+    with pytest.raises(InputError, match="'learning_rat'; did you mean 'learning_rate'"):
+        main([recipe, "training.learning_rat=1"])
+
+
+def test_the_module_runs_under_a_launcher_and_ends_mistakes_in_one_line(
+    recipe: str, tmp_path: Path, checkout: Path
+) -> None:
+    command = [sys.executable, "-m", "blsp.train", recipe, "loss.response_kl=0"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(checkout)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("blsp: command line: loss.response_kl=0: loss:")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,326 @@
+"""Training on a tiny random model: what falls, what stays, what adds up, and what stops it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from training import build_dataset, build_model, read_log, save_models, write_conversations
+from transformers import TrainerCallback
+
+from blsp.alignment import LossConfig, ShuffledPairs, measure, replace_audio
+from blsp.dataset import Example
+from blsp.errors import InputError
+from blsp.model import BlspForConditionalGeneration, load_checkpoint
+from blsp.progress import Progress
+from blsp.trainer import (
+    AlignmentTrainer,
+    TrainingConfig,
+    check_gradients,
+    choose_dtype,
+    find_checkpoints,
+    spread,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and conversations on disk."""
+    folder = tmp_path_factory.mktemp("training")
+    save_models(folder)
+    write_conversations(folder / "data")
+    return folder
+
+
+def configure(output: Path, **changes: Any) -> TrainingConfig:
+    config = TrainingConfig(
+        output=output,
+        learning_rate=3e-3,
+        steps=4,
+        warmup_steps=0,
+        batch_examples=4,
+        eval_steps=100,
+        save_steps=100,
+        log_steps=1,
+        dtype="fp32",
+    )
+    return replace(config, **changes)
+
+
+def build(
+    folder: Path, config: TrainingConfig, loss: LossConfig | None = None, **options: Any
+) -> AlignmentTrainer:
+    model, processor = build_model(folder)
+    data = build_dataset(folder / "data" / "conversations.jsonl", processor)
+    progress = Progress(lambda line: None)
+    trainer = AlignmentTrainer(
+        model,
+        processor,
+        config=config,
+        loss=loss or LossConfig(),
+        train=data,
+        callbacks=[progress],
+        **{"dev": data, **options},
+    )
+    progress.trainer = trainer
+    return trainer
+
+
+def weights(trainer: AlignmentTrainer) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.bare_model.named_parameters()}
+
+
+def text_logits(model: BlspForConditionalGeneration) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.arange(20)[None]).logits
+
+
+def test_the_loss_falls_and_nothing_frozen_moves(folder: Path, tmp_path: Path) -> None:
+    trainer = build(folder, configure(tmp_path, steps=25))
+    before, logits = weights(trainer), text_logits(trainer.bare_model)
+    trainer.train()
+    losses = [row["loss"] for row in read_log(tmp_path) if "loss" in row]
+    assert len(losses) == 25
+    assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
+    for name, after in weights(trainer).items():
+        trained = name.startswith("model.adapter.")
+        assert torch.equal(after, before[name]) != trained, name
+    assert torch.equal(text_logits(trainer.bare_model), logits)
+
+
+def test_mixed_precision_trains_float32_weights(folder: Path, tmp_path: Path) -> None:
+    trainer = build(folder, configure(tmp_path, steps=10, dtype="bf16"))
+    before = trainer.evaluate()["eval_kl"]
+    trainer.train()
+    assert trainer.evaluate()["eval_kl"] < before
+    assert {p.dtype for p in trainer.bare_model.model.adapter.parameters()} == {torch.float32}
+
+
+# --- sums -----------------------------------------------------------------------------------------
+
+
+def train_with_sgd(folder: Path, config: TrainingConfig, loss: LossConfig) -> AlignmentTrainer:
+    trainer = build(folder, config, loss)
+    trainer.optimizer = torch.optim.SGD(trainer.bare_model.model.adapter.parameters(), lr=0.1)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(response_kl=0.5, response_ce=0.5)])
+def test_four_accumulated_batches_are_one_of_four(
+    folder: Path, tmp_path: Path, loss: LossConfig
+) -> None:
+    """All eight examples make a step, as 8x1 and as one batch of eight."""
+    one = configure(tmp_path / "one", batch_examples=8, batch_seconds=6.0, steps=3)
+    many = configure(tmp_path / "many", batch_examples=1, accumulation=8, steps=3)
+    trainers = [train_with_sgd(folder, config, loss) for config in (one, many)]
+    losses = [
+        [row["loss"] for row in read_log(config.output) if "loss" in row] for config in (one, many)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    first, second = map(weights, trainers)
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+
+
+def test_kept_encoder_output_trains_the_same(folder: Path, tmp_path: Path) -> None:
+    plain = train_with_sgd(folder, configure(tmp_path / "a", steps=4), LossConfig())
+    config = configure(tmp_path / "b", steps=4, encoder_cache_gb=0.1)
+    kept = train_with_sgd(folder, config, LossConfig())
+    first, second = weights(plain), weights(kept)
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+
+
+def test_cross_entropy_alone_never_asks_the_teacher(folder: Path, tmp_path: Path) -> None:
+    trainer = build(folder, configure(tmp_path, steps=1), LossConfig(response_kl=0, response_ce=1))
+    batch = next(iter(trainer.get_train_dataloader()))
+    for name in ("teacher_input_ids", "teacher_attention_mask", "teacher_labels"):
+        del batch[name]
+    assert trainer.compute_loss(trainer.model, batch).item() > 0
+
+
+# --- the floor ------------------------------------------------------------------------------------
+
+
+def test_other_audio_takes_as_many_placeholders_as_it_needs() -> None:
+    """One embedding for every 10 frames: the runs of 2 and 1 become runs of 1 and 3."""
+    ids = torch.tensor([5, 9, 9, 6, 9, 7])
+    labels = torch.tensor([-100, -100, -100, -100, -100, 7])
+    example = Example(
+        id="a", input_ids=ids, labels=labels, teacher_input_ids=ids, teacher_labels=labels
+    )
+    frames = (torch.zeros(10, 4), torch.zeros(30, 4))
+    other = replace_audio(example, frames, lambda count: count // 10, 9)
+    assert other.input_ids.tolist() == [5, 9, 6, 9, 9, 9, 7]
+    assert other.labels.tolist() == [-100] * 6 + [7]
+    assert other.features == frames
+
+
+def test_the_floor_hears_other_words_than_its_own(folder: Path) -> None:
+    _, processor = build_model(folder)
+    data = build_dataset(folder / "data" / "conversations.jsonl", processor)
+    pairs = ShuffledPairs(data, processor.audio_token_id)
+    lengths = [
+        (len(own.features[0]), len(other.features[0]))
+        for own, other in map(pairs.__getitem__, range(8))
+    ]
+    assert all(own != other for own, other in lengths)
+    assert sorted(own for own, _ in lengths) == sorted(other for _, other in lengths)
+
+
+def test_no_floor_without_other_words(folder: Path, tmp_path: Path) -> None:
+    path = write_conversations(tmp_path, ("red",))
+    _, processor = build_model(folder)
+    with pytest.raises(InputError, match="expected at least two recordings of different words"):
+        ShuffledPairs(build_dataset(path, processor), processor.audio_token_id)[0]
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+def test_what_is_saved_measures_as_it_did(folder: Path, tmp_path: Path) -> None:
+    trainer = build(folder, configure(tmp_path, steps=3))
+    trainer.train()
+    before = trainer.evaluate()
+    model, _ = load_checkpoint(trainer.save_final())
+    after = measure(model.eval(), trainer.dev_batches()).numbers()
+    assert after == {name.removeprefix("eval_"): value for name, value in before.items()}
+
+
+def test_six_steps_are_three_and_three_more(folder: Path, tmp_path: Path) -> None:
+    """Across an epoch's end, with evaluations between, to the bit."""
+    whole = build(folder, configure(tmp_path / "whole", steps=6, batch_examples=3))
+    whole.train()
+    config = configure(tmp_path / "parts", steps=6, batch_examples=3, save_steps=1, eval_steps=2)
+    first = build(folder, config)
+    first.add_callback(_StopAt(4))
+    first.train()
+    second = build(folder, config)
+    second.train(resume_from_checkpoint=str(find_checkpoints(config.output)[-1]))
+    expected, found = weights(whole), weights(second)
+    assert second.state.global_step == 6
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert [row["step"] for row in read_log(config.output) if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in read_log(config.output) if "eval_kl" in row] == [2, 4, 6]
+
+
+class _StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.global_step == self.step
+
+
+def test_a_checkpoint_holds_what_is_trained_and_loads_without_pickles(
+    folder: Path, tmp_path: Path
+) -> None:
+    build(folder, configure(tmp_path, save_steps=1, keep_checkpoints=2)).train()
+    kept = find_checkpoints(tmp_path)
+    assert [path.name for path in kept] == ["checkpoint-3", "checkpoint-4"]
+    names = {path.name for path in kept[-1].iterdir()}
+    assert {"delta.safetensors", "complete", "trainer_state.json", "recipe.yaml"} <= names
+    assert "training_args.bin" not in names and not list(tmp_path.glob(".checkpoint*"))
+    torch.load(kept[-1] / "optimizer.pt", weights_only=True)
+    torch.load(kept[-1] / "scheduler.pt", weights_only=True)
+
+
+def test_a_folder_without_its_marker_is_not_resumed_from(folder: Path, tmp_path: Path) -> None:
+    build(folder, configure(tmp_path, save_steps=2)).train()
+    (tmp_path / "checkpoint-4" / "complete").unlink()
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["checkpoint-2"]
+
+
+# --- what stops a run -----------------------------------------------------------------------------
+
+
+def test_a_part_frozen_by_accident_stops_the_first_step(folder: Path, tmp_path: Path) -> None:
+    trainer = build(folder, configure(tmp_path))
+    name, parameter = next(iter(trainer.bare_model.model.adapter.named_parameters()))
+    parameter.requires_grad_(False)
+    with pytest.raises(InputError, match=rf"1 frozen in the adapter \(model.adapter.{name}\)"):
+        trainer.train()
+
+
+def test_a_trained_weight_that_the_loss_cannot_reach_stops_the_first_step(
+    folder: Path, tmp_path: Path
+) -> None:
+    trainer = build(folder, configure(tmp_path))
+    trainer.bare_model.get_output_embeddings().weight.requires_grad_(True)
+    trainer.bare_model.model.audio_tower.conv1.weight.requires_grad_(True)
+    model = trainer.bare_model.model
+    model._encode = torch.no_grad()(model._encode)  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"1 trained without a gradient \(model.audio_tower.conv1"):
+        trainer.train()
+
+
+def test_a_gradient_of_a_frozen_weight_is_refused(folder: Path) -> None:
+    model, _ = build_model(folder)
+    for parameter in model.model.adapter.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    check_gradients(model)
+    frozen = model.model.audio_tower.conv1.weight
+    frozen.grad = torch.zeros_like(frozen)
+    with pytest.raises(InputError, match="1 frozen with one"):
+        check_gradients(model)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(folder: Path, tmp_path: Path) -> None:
+    trainer = build(folder, configure(tmp_path))
+    with torch.no_grad():
+        next(trainer.bare_model.model.adapter.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="found a loss of nan at step 1; the ids of the batch"):
+        trainer.train()
+    failed = json.loads((tmp_path / "failed_batch.json").read_text())
+    assert failed["step"] == 1 and len(failed["ids"]) == 4
+
+
+def test_unreadable_audio_is_left_out_and_named(folder: Path, tmp_path: Path) -> None:
+    path = write_conversations(tmp_path / "data")
+    (tmp_path / "data" / "blue.wav").write_bytes(b"no audio")
+    model, processor = build_model(folder)
+    data = build_dataset(path, processor, max_unreadable_share=0.5)
+    config = configure(tmp_path / "run", batch_examples=1, steps=8)
+    progress = Progress(lambda line: None)
+    trainer = AlignmentTrainer(
+        model, processor, config=config, loss=LossConfig(), train=data, callbacks=[progress]
+    )
+    progress.trainer = trainer
+    trainer.train()
+    assert list(trainer.left_out) == ["blue"]
+    assert read_log(config.output)[-1]["left_out"] == 1
+
+
+# --- choices --------------------------------------------------------------------------------------
+
+
+def test_bf16_on_a_cpu_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("blsp.trainer.measure_bf16_speedup", lambda: 4.0)
+    assert choose_dtype("auto") == torch.bfloat16
+    monkeypatch.setattr("blsp.trainer.measure_bf16_speedup", lambda: 0.2)
+    assert choose_dtype("auto") == torch.float32
+    assert choose_dtype("bf16") == torch.bfloat16
+
+
+def test_some_of_many_are_spread_evenly() -> None:
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, 200) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 1.0}, "either steps or epochs, found steps 4 and epochs 1.0"),
+        ({"steps": None}, "either steps or epochs"),
+        ({"steps": 0}, "steps or epochs above 0"),
+        ({"accumulation": 0}, "accumulation above 0, found 0"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        configure(tmp_path, **changes)
