@@ -25,7 +25,7 @@ COMMANDS = {
     "data": ("blsp.data:main", "validate or show a manifest or conversations"),
     "import": ("blsp.cli:run_import", "turn an Ultravox or BLSP checkpoint into one of ours"),
     "continuations": ("blsp.continuation:main", "let the language model answer transcripts"),
-    "generate": ("blsp.predictions:main", "answer recordings with a checkpoint"),
+    "generate": ("blsp.generate:main", "answer recordings with a checkpoint"),
     "chat": ("blsp.terminal:main", "talk with a checkpoint in the terminal"),
     "train": ("blsp.train:main", "run a recipe: train the adapter of a speech model"),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),

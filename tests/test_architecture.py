@@ -48,7 +48,7 @@ MODULES = [
     "train",
     "behaviours",
     "continuation",
-    "predictions",
+    "generate",
     "benchmark",
     "report",
     "tiny",

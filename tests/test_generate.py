@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blsp import predictions
+from blsp import generate
 from blsp.audio import save_audio
 from blsp.cli import main
 from blsp.manifest import Meta, Utterance, read_meta, write_rows
