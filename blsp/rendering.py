@@ -22,6 +22,9 @@ from blsp.pieces import PieceTokenizer
 View = Literal["student", "teacher"]
 Trained = Literal["last", "all"]
 
+AUDIO_TOKEN = "<|audio|>"
+"""The placeholder that is added to a tokenizer without a spare token."""
+
 IGNORED = -100
 """The label of a token that no loss looks at."""
 
@@ -153,9 +156,18 @@ class Renderer:
         """Return the ids of a recording's words: in the teacher view, and as CIF or CTC target."""
         return self._pieces.encode_written(part.transcript.strip())
 
+    def end_of_turn_ids(self) -> tuple[int, ...]:
+        """Return the control token that follows a response, where generation stops; or none."""
+        skeleton = self._skeleton_of((("user", "t"), ("assistant", "t")), False)
+        return tuple(id_ for id_ in skeleton.end_of_turn if id_ in self._pieces.control)[:1]
+
     def template_fingerprint(self) -> str:
-        """Return a hash of template, variables and vocabulary: equal prompts, equal fingerprint."""
+        """Return a hash of template, variables and vocabulary: equal prompts, equal fingerprint.
+
+        A placeholder that was added for speech does not count: the model reads as before.
+        """
         vocabulary = sorted(self.tokenizer.get_vocab().items())
+        vocabulary = [entry for entry in vocabulary if entry[0] != AUDIO_TOKEN]
         made_of = [self.template, sorted(self.template_variables.items()), vocabulary]
         return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()[:16]
 

@@ -358,3 +358,9 @@ def test_the_fingerprint_outlives_saving(shape: str, tmp_path: Path) -> None:
 )
 def test_thinking_in_an_answer_is_seen(text: str, found: bool) -> None:
     assert contains_thinking(text) is found
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_response_stops_at_the_token_that_ends_its_turn(shape: str) -> None:
+    found = renderer(shape).end_of_turn_ids()
+    assert TOKENIZERS[shape].convert_ids_to_tokens(list(found)) == [SHAPES[shape][3]]

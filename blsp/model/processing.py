@@ -24,8 +24,7 @@ from transformers import (
 from blsp.errors import InputError
 from blsp.model.adapter import num_speech_tokens
 from blsp.model.configuration import AdapterConfig
-
-AUDIO_TOKEN = "<|audio|>"
+from blsp.rendering import AUDIO_TOKEN
 
 # Filled in with the token's text, which must not hold a quote or a backslash. The line break at the
 # end is eaten by the template engine, so that the language model's template starts on a new line.
@@ -75,6 +74,8 @@ class BlspProcessor(ProcessorMixin):
         window_samples: int = 480_000,
     ) -> None:
         self.audio_token = audio_token
+        # A saved folder has one template file, the processor's, which the tokenizer loads too.
+        tokenizer.chat_template = without_audio_parts(tokenizer.chat_template, audio_token)
         self.audio_token_id: int = tokenizer.convert_tokens_to_ids(audio_token)  # type: ignore[assignment]
         self.adapter_config = AdapterConfig.from_dict(adapter_config or {}).to_dict()
         self.audio_padding = audio_padding
@@ -85,7 +86,7 @@ class BlspProcessor(ProcessorMixin):
 
     def num_frames(self, samples: int) -> int:
         """Log-mel frames of so many samples: one for every hop begun."""
-        return math.ceil(samples / self.feature_extractor.hop_length)
+        return num_frames(self.feature_extractor, samples)
 
     def num_speech_tokens(self, samples: int) -> int:
         """Audio tokens that stand for a recording of so many samples."""
@@ -114,23 +115,15 @@ class BlspProcessor(ProcessorMixin):
                 "mix it down, or leave empty recordings out"
             )
         windows = [
-            self._extract_window(audio[start : start + self.window_samples])
+            extract_window(
+                self.feature_extractor,
+                audio[start : start + self.window_samples],
+                window_samples=self.window_samples,
+                pads=self.audio_padding == "max",
+            )
             for start in range(0, len(audio), self.window_samples)
         ]
         return torch.cat(windows, dim=-1), self.num_frames(len(audio))
-
-    def _extract_window(self, audio: NDArray[np.float32]) -> Tensor:
-        """The beginning of what Whisper sees of this window padded with silence: (M, F)."""
-        extractor, frames = self.feature_extractor, self.num_frames(len(audio))
-        length = self.window_samples
-        if self.audio_padding == "max":
-            frames = self.num_frames(length)
-        else:
-            # One analysis window of zeros after the last frame: beyond it nothing reaches back.
-            length = min(frames * extractor.hop_length + extractor.n_fft, length)
-        padded = np.pad(audio, (0, length - len(audio)))
-        features = extractor._torch_extract_fbank_features(padded[None])[0]  # -> (M, F)
-        return torch.from_numpy(features[:, :frames])
 
     def pad_features(self, features: Sequence[tuple[Tensor, int]]) -> dict[str, Tensor]:
         """Batch what `extract_features` gave: ``input_features`` (N, M, F) and mask (N, F)."""
@@ -189,6 +182,37 @@ class BlspProcessor(ProcessorMixin):
         return [*self.tokenizer.model_input_names, "input_features", "input_features_mask"]
 
 
+def num_frames(extractor: WhisperFeatureExtractor, samples: int) -> int:
+    """Log-mel frames of so many samples: one for every hop begun."""
+    return math.ceil(samples / extractor.hop_length)
+
+
+def extract_window(
+    extractor: WhisperFeatureExtractor,
+    audio: NDArray[np.float32],
+    *,
+    window_samples: int,
+    pads: bool,
+) -> Tensor:
+    """The beginning of what Whisper sees of a window padded with silence: (M, F).
+
+    Args:
+        extractor: of the encoder.
+        audio: (n,) mono samples at 16 kHz, 0 < n <= `window_samples`.
+        window_samples: audio the encoder takes at once.
+        pads: all frames of the window rather than the true ones.
+    """
+    frames, length = num_frames(extractor, len(audio)), window_samples
+    if pads:
+        frames = num_frames(extractor, length)
+    else:
+        # One analysis window of zeros after the last frame: beyond it nothing reaches back.
+        length = min(frames * extractor.hop_length + extractor.n_fft, length)
+    padded = np.pad(audio, (0, length - len(audio)))
+    features = extractor._torch_extract_fbank_features(padded[None])[0]  # -> (M, F)
+    return torch.from_numpy(features[:, :frames])
+
+
 def with_audio_parts(template: Any, audio_token: str) -> Any:
     """Put the lines before a chat template (or each of several) that flatten content parts."""
     if template is None:
@@ -196,3 +220,12 @@ def with_audio_parts(template: Any, audio_token: str) -> Any:
     if isinstance(template, dict):
         return {name: with_audio_parts(one, audio_token) for name, one in template.items()}
     return _FLATTEN.replace("@AUDIO@", audio_token) + template
+
+
+def without_audio_parts(template: Any, audio_token: str) -> Any:
+    """Undo `with_audio_parts`; a template that has no such lines stays as it is."""
+    if template is None:
+        return None
+    if isinstance(template, dict):
+        return {name: without_audio_parts(one, audio_token) for name, one in template.items()}
+    return template.removeprefix(_FLATTEN.replace("@AUDIO@", audio_token))

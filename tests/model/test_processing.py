@@ -13,6 +13,8 @@ from transformers import AutoProcessor, pipeline
 
 from blsp.errors import InputError
 from blsp.model import BlspProcessor, compose, save_checkpoint
+from blsp.model.loading import load_tokenizer
+from blsp.rendering import Renderer
 from tests.model.conftest import CHAT_TEMPLATE, build_tokenizer, make_audio, save_llm
 
 Pair = tuple[Any, Any]  # a model and its processor
@@ -243,3 +245,15 @@ def test_several_named_templates_all_take_audio_parts(
 
     both = with_audio_parts({"default": CHAT_TEMPLATE, "rag": CHAT_TEMPLATE}, "<|audio|>")
     assert both["rag"] == both["default"] == with_audio_parts(CHAT_TEMPLATE, "<|audio|>")
+
+
+def test_ears_do_not_change_the_template_fingerprint(pair: Pair, llm: Path, tmp_path: Path) -> None:
+    """Continuations are written by the bare LLM and must fit the model before and after saving."""
+    _, processor = pair
+    save_checkpoint(*pair, tmp_path / "checkpoint")
+    again = BlspProcessor.from_pretrained(tmp_path / "checkpoint")
+    bare = load_tokenizer(llm)
+    assert len(processor.tokenizer) == len(bare) + 1
+    tokenizers = (bare, processor.tokenizer, again.tokenizer)
+    assert len({Renderer(one).template_fingerprint() for one in tokenizers}) == 1
+    assert again.chat_template == processor.chat_template != again.tokenizer.chat_template

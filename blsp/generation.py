@@ -1,0 +1,472 @@
+"""Prompts, read or heard, become answers: in batches that change nothing.
+
+Prompts are sorted by length, padded on the left, generated together and put back in order. What a
+model's makers recommend for sampling is not used: everything that shapes an answer stands in
+`GenerationConfig`, so that a text bound, a cascade and a speech model are decoded alike. Prompts
+come from `blsp.rendering` as token ids; `Answer`s leave. `transcribe` is the cascade's ears.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig as LibraryConfig
+from transformers import (
+    PreTrainedTokenizerBase,
+    TextStreamer,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+from blsp.dataset import expand_placeholders
+from blsp.errors import InputError
+from blsp.manifest import Message, Part, TextPart
+from blsp.model.configuration import AudioPadding
+from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths, masked_cross_attention
+from blsp.model.modeling import BlspForConditionalGeneration
+from blsp.model.processing import BlspProcessor, extract_window
+from blsp.rendering import Renderer, contains_thinking
+
+AUDIO_PLACE = "{audio}"
+"""Where a recording stands in the text of an instruction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How answers are made."""
+
+    max_new_tokens: int = 128
+    """An answer that is longer is cut, and says so."""
+    do_sample: bool = False
+    """Draw tokens instead of taking the likeliest."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability."""
+    seed: int = 0
+    """Of the draws; the same prompts in the same batches give the same answers."""
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected 1 or more, found {getattr(self, name)}")
+        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+            raise InputError(
+                "expected temperature above 0 and top_p above 0 and up to 1, found "
+                f"{self.temperature} and {self.top_p}; do_sample: false takes the likeliest tokens"
+            )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote."""
+
+    text: str
+    """Without control tokens and outer whitespace."""
+    finish_reason: Literal["stop", "length"]
+    """`length`: it was cut at `max_new_tokens`."""
+    tokens: int
+    """How many were written, the one that stops it not counted."""
+
+
+@dataclass(frozen=True)
+class SpeechPrompt:
+    """A prompt that is heard."""
+
+    ids: list[int]
+    """One placeholder a speech embedding."""
+    features: tuple[tuple[Tensor, int], ...]
+    """(M, F) log-mel of each recording in order, and its true frames."""
+
+
+OnBatch = Callable[[int], object]
+"""Told after each batch how many answers it gave, such as `progress.update`."""
+
+
+# --- read -----------------------------------------------------------------------------------------
+
+
+def answer_texts(
+    llm: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    config: GenerationConfig,
+    *,
+    on_batch: OnBatch | None = None,
+) -> list[Answer]:
+    """Answer prompts of token ids, in their order.
+
+    Raises:
+        InputError: an empty prompt, or one longer than the language model's positions.
+    """
+    writer = _Writer(llm, tokenizer, config)
+
+    def answer(chosen: list[int]) -> list[Answer]:
+        return writer.write([prompts[index] for index in chosen])
+
+    return _in_batches([len(ids) for ids in prompts], config, answer, on_batch)
+
+
+# --- heard ----------------------------------------------------------------------------------------
+
+
+def place_audio(instruction: str, part: Part) -> Message:
+    """Return the user's message: an instruction with a recording (or its words) at `{audio}`.
+
+    Without `{audio}` the recording comes first, on a line of its own.
+
+    Raises:
+        InputError: `{audio}` twice, or beside other words on its line.
+    """
+    if AUDIO_PLACE not in instruction:
+        instruction = f"{AUDIO_PLACE}\n{instruction}".rstrip()
+    alone = [line.strip() for line in instruction.splitlines()].count(AUDIO_PLACE)
+    if alone != 1 or instruction.count(AUDIO_PLACE) != 1:
+        raise InputError(
+            f"expected {AUDIO_PLACE} once, on a line of its own, found {instruction!r}; words "
+            "tokenise differently in mid-line"
+        )
+    before, _, after = instruction.partition(AUDIO_PLACE)
+    pieces = (TextPart(text=before), part, TextPart(text=after))
+    return Message(
+        role="user",
+        content=tuple(p for p in pieces if not isinstance(p, TextPart) or p.text),
+    )
+
+
+def build_speech_prompt(
+    renderer: Renderer,
+    processor: BlspProcessor,
+    messages: Sequence[Message],
+    audios: Sequence[np.ndarray],
+) -> SpeechPrompt:
+    """Render messages as they are heard.
+
+    Args:
+        renderer: with the audio token of the model.
+        processor: of the model.
+        messages: up to the answer to come; only the place of their recordings matters.
+        audios: (n,) mono samples at 16 kHz of each recording in order.
+    """
+    rendered = renderer.render_prompt(messages, view="student")
+    counts = [processor.num_speech_tokens(len(audio)) for audio in audios]
+    if len(counts) != len(rendered.audio):
+        raise ValueError(
+            f"expected samples of {len(rendered.audio)} recordings, found {len(counts)}; give one "
+            "array for each audio part"
+        )
+    ids, _ = expand_placeholders(rendered, counts)
+    return SpeechPrompt(ids, tuple(processor.extract_features(audio) for audio in audios))
+
+
+def answer_speech(
+    model: BlspForConditionalGeneration,
+    processor: BlspProcessor,
+    prompts: Sequence[SpeechPrompt],
+    config: GenerationConfig,
+    *,
+    on_batch: OnBatch | None = None,
+) -> list[Answer]:
+    """Answer prompts that are heard, in their order.
+
+    Raises:
+        InputError: an empty prompt, or one longer than the language model's positions.
+    """
+    writer = _Writer(model, processor.tokenizer, config)
+
+    def answer(chosen: list[int]) -> list[Answer]:
+        some = [prompts[index] for index in chosen]
+        return writer.write([prompt.ids for prompt in some], **_pad_audio(processor, some))
+
+    return _in_batches([len(prompt.ids) for prompt in prompts], config, answer, on_batch)
+
+
+def stream_answer(
+    model: BlspForConditionalGeneration,
+    processor: BlspProcessor,
+    prompt: SpeechPrompt,
+    config: GenerationConfig,
+    *,
+    on_text: Callable[[str], object],
+) -> Answer:
+    """Answer one prompt and hand out the text word by word as it comes."""
+    writer = _Writer(model, processor.tokenizer, config)
+    streamer = _CallbackStreamer(processor.tokenizer, on_text)
+    with _seeded(config, 0):
+        features = _pad_audio(processor, [prompt])
+        return writer.write([prompt.ids], streamer=streamer, **features)[0]
+
+
+class _CallbackStreamer(TextStreamer):
+    """Hands finished words to a function instead of printing them."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], object]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self._on_text(text)
+
+
+def _pad_audio(processor: BlspProcessor, prompts: Sequence[SpeechPrompt]) -> dict[str, Tensor]:
+    features = [each for prompt in prompts for each in prompt.features]
+    return processor.pad_features(features) if features else {}
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def _in_batches(
+    lengths: Sequence[int],
+    config: GenerationConfig,
+    answer: Callable[[list[int]], list[Any]],
+    on_batch: OnBatch | None,
+) -> list[Any]:
+    """Answer in batches of similar length, the longest first: too little memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    answers: list[Any] = [None] * len(lengths)
+    for number, start in enumerate(range(0, len(order), config.batch_size)):
+        chosen = order[start : start + config.batch_size]
+        with _seeded(config, number):
+            found = answer(chosen)
+        for index, one in zip(chosen, found, strict=True):
+            answers[index] = one
+        if on_batch is not None:
+            on_batch(len(chosen))
+    return answers
+
+
+@contextmanager
+def _seeded(config: GenerationConfig, number: int) -> Iterator[None]:
+    """Draw the same tokens for the same batch, and leave everyone else's draws alone."""
+    with torch.random.fork_rng() if config.do_sample else nullcontext():
+        if config.do_sample:
+            torch.manual_seed(config.seed * 1_000_003 + number)
+        yield
+
+
+class _Writer:
+    """A model that answers left-padded batches under one configuration."""
+
+    def __init__(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig
+    ) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._stops = find_stop_ids(model, tokenizer)
+        self._control = _find_control_ids(tokenizer)
+        pad: Any = tokenizer.pad_token_id
+        self._pad: int = pad if pad is not None else self._stops[0]
+        # What is not set here the library takes from the model's makers.
+        self._settings = LibraryConfig(
+            max_new_tokens=config.max_new_tokens,
+            do_sample=config.do_sample,
+            temperature=config.temperature if config.do_sample else 1.0,
+            top_p=config.top_p if config.do_sample else 1.0,
+            top_k=0 if config.do_sample else 50,  # 0 is all; 50 is the library's own default
+            repetition_penalty=1.0,
+            num_beams=1,
+            eos_token_id=list(self._stops),
+            pad_token_id=self._pad,
+        )
+
+    def write(
+        self, rows: Sequence[list[int]], streamer: Any = None, **audio: Tensor
+    ) -> list[Answer]:
+        """Answer B prompts; ``audio`` is what `BlspProcessor.pad_features` gives."""
+        self._check(rows)
+        device = self._model.get_input_embeddings().weight.device
+        ids, mask = _pad_left(rows, self._pad)
+        out = self._model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=self._settings,
+            streamer=streamer,
+            **{name: tensor.to(device) for name, tensor in audio.items()},
+        )
+        return [self._read(row) for row in out[:, ids.shape[1] :].tolist()]
+
+    def _check(self, rows: Sequence[list[int]]) -> None:
+        if not all(rows):
+            raise InputError("expected prompts, found an empty one; render it with blsp.rendering")
+        text_config = self._model.config.get_text_config(decoder=True)
+        positions = getattr(text_config, "max_position_embeddings", None)  # ALiBi models have none
+        longest = max(map(len, rows))
+        if positions is not None and longest >= positions:
+            raise InputError(
+                f"expected prompts shorter than the language model's {positions} positions, found "
+                f"{longest} tokens; shorten the conversation or the recordings"
+            )
+
+    def _read(self, row: list[int]) -> Answer:
+        """The answer in a row of new tokens, which may go on after its end."""
+        end = next((i for i, token in enumerate(row) if token in self._stops), None)
+        kept = [token for token in row[:end] if token not in self._control]
+        text = str(self._tokenizer.decode(kept, clean_up_tokenization_spaces=False)).strip()
+        return Answer(text, "length" if end is None else "stop", len(row) if end is None else end)
+
+
+def find_stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens at which an answer ends: the end of sequence, and the template's end of turn."""
+    found: list[int] = []
+    for ends in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        found += ends if isinstance(ends, list) else [ends]
+    if tokenizer.chat_template:
+        # No prompt is made of it, so any date will do.
+        found += Renderer(tokenizer, {"date": "2000-01-01"}).end_of_turn_ids()
+    stops = tuple(dict.fromkeys(token for token in found if token is not None))
+    if not stops:
+        raise InputError(
+            "expected an end-of-sequence token, found none, so that no answer would ever end; set "
+            "eos_token in tokenizer_config.json"
+        )
+    return stops
+
+
+def _find_control_ids(tokenizer: Any) -> frozenset[int]:
+    """Tokens that are no text. Reasoning tags stay: whoever reads the answer must see them."""
+    special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    added = tokenizer.added_tokens_decoder.items()
+    named = [*special, *((token, one.content) for token, one in added if one.special)]
+    return frozenset(token for token, text in named if not contains_thinking(text))
+
+
+def _pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask, (B, T) both."""
+    width = max(map(len, rows))
+    ids = [[pad] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+# --- the cascade's ears ---------------------------------------------------------------------------
+
+
+def load_whisper(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
+    """Load any Whisper folder as one that encodes the true length.
+
+    Raises:
+        InputError: the folder holds no whole Whisper with its processor.
+    """
+    try:
+        whisper = WhisperForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        processor = WhisperProcessor.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{folder}: expected a whole Whisper with its processor, found "
+            f"{' '.join(str(error).split())[:200]}; check the path"
+        ) from error
+    whisper.model.encoder = _encoder_of(whisper)  # type: ignore[assignment]
+    whisper.generation_config.max_length = None  # type: ignore[union-attr]  # else warned about
+    return whisper.eval(), processor
+
+
+def _encoder_of(whisper: WhisperForConditionalGeneration) -> BlspWhisperEncoder:
+    """The encoder on true lengths; it shares its weights with the one that is there."""
+    present: Any = whisper.model.encoder
+    if isinstance(present, BlspWhisperEncoder):
+        return present
+    with torch.device("meta"):
+        encoder = BlspWhisperEncoder(whisper.config)
+    encoder.load_state_dict(present.state_dict(), assign=True)
+    return encoder.train(present.training)
+
+
+@torch.no_grad()
+def transcribe(
+    whisper: WhisperForConditionalGeneration,
+    processor: WhisperProcessor,
+    audios: Sequence[np.ndarray],
+    *,
+    config: GenerationConfig,
+    audio_padding: AudioPadding = "variable",
+    language: str = "en",
+) -> list[str]:
+    """Transcribe recordings, in their order; greedy, and longer ones in windows.
+
+    Args:
+        whisper: from `load_whisper`, or any whole Whisper.
+        processor: its own.
+        audios: (n,) mono samples at 16 kHz.
+        config: `batch_size` and `max_new_tokens` count, the latter up to what the decoder can.
+        audio_padding: as the speech model that it is compared with.
+        language: of the speech, for a multilingual Whisper.
+    """
+    scribe = _Scribe(whisper, processor, config, audio_padding, language)
+    size = scribe.window_samples
+    windows = [
+        (clip, audio[start : start + size])
+        for clip, audio in enumerate(audios)
+        for start in range(0, len(audio), size)
+    ]
+    texts = _in_batches(
+        [len(audio) for _, audio in windows],
+        config,
+        lambda chosen: scribe.transcribe([windows[index][1] for index in chosen]),
+        None,
+    )
+    heard: list[list[str]] = [[] for _ in audios]
+    for (clip, _), text in zip(windows, texts, strict=True):
+        heard[clip].append(text)
+    return [" ".join(filter(None, pieces)) for pieces in heard]
+
+
+class _Scribe:
+    """A Whisper that transcribes batches of windows."""
+
+    def __init__(
+        self,
+        whisper: WhisperForConditionalGeneration,
+        processor: Any,
+        config: GenerationConfig,
+        audio_padding: AudioPadding,
+        language: str,
+    ) -> None:
+        self._whisper, self._processor = whisper, processor
+        self._encoder = _encoder_of(whisper)
+        self._pads = audio_padding == "max"
+        hop = processor.feature_extractor.hop_length
+        self.window_samples = 2 * whisper.config.max_source_positions * hop
+        # Start, language, task and "no timestamps" come before what is written.
+        room = whisper.config.max_target_positions - 4
+        self._settings: dict[str, Any] = {
+            "max_new_tokens": min(config.max_new_tokens, room),
+            "do_sample": False,
+            "num_beams": 1,
+        }
+        if getattr(whisper.generation_config, "is_multilingual", False):
+            self._settings |= {"language": language, "task": "transcribe"}
+
+    def transcribe(self, audios: Sequence[np.ndarray]) -> list[str]:
+        """Transcribe recordings of up to one window."""
+        features = [self._extract(audio) for audio in audios]
+        frames = torch.tensor([one.shape[-1] for one in features])
+        weight: Any = self._encoder.conv1.weight
+        batch = torch.zeros(len(features), len(features[0]), int(frames.max()))
+        for row, one in enumerate(features):
+            batch[row, :, : one.shape[-1]] = one
+        mask = (torch.arange(batch.shape[-1]) < frames[:, None]).to(weight.device)
+        states = self._encoder(batch.to(weight), None if self._pads else mask).last_hidden_state
+        lengths = encoder_lengths(frames.to(weight.device))
+        with masked_cross_attention(self._whisper.model.decoder, lengths):
+            out: Any = self._whisper.generate(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states), **self._settings
+            )
+        texts = self._processor.tokenizer.batch_decode(out, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _extract(self, audio: np.ndarray) -> Tensor:
+        return extract_window(
+            self._processor.feature_extractor,
+            np.asarray(audio, dtype=np.float32),
+            window_samples=self.window_samples,
+            pads=self._pads,
+        )
