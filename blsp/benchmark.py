@@ -15,15 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from blsp.audio import load_audio
 from blsp.errors import InputError
+from blsp.generation import Answer
 from blsp.hardware import describe_hardware, peak_memory_mb
-from blsp.manifest import Message, Meta, Utterance, find_root, read_manifest, to_row
+from blsp.manifest import Meta, Utterance, find_root, read_manifest, to_row
 from blsp.metrics import build_normalizer
 from blsp.predictions import Prediction, PredictionLog
 from blsp.results import (
@@ -42,10 +40,8 @@ from blsp.results import (
     recompute,
     write_json,
 )
+from blsp.systems import Audio, Models
 from blsp.tasks import ERROR_RATES, Task, build_messages, recognition_metrics
-
-if TYPE_CHECKING:
-    from blsp.generation import Answer
 
 TRANSCRIPT = "transcript"
 """The task that Whisper answers for the cascade."""
@@ -57,10 +53,8 @@ SHUFFLED = frozenset({SHUFFLED_AUDIO, SHUFFLED_TEXT})
 _AT_ONCE = 256
 """Answers between two writes: what a kill can lose."""
 
-Messages = Sequence[Message]
 Question = tuple[Task, Utterance, str]
 """Task, utterance and reference."""
-Audio = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
 """Is told the system, how many answers it has and how many it will have."""
 
@@ -86,19 +80,6 @@ class TestSet:
             "n": len(self.utterances),
             "sha256": hashlib.sha256(lines.encode()).hexdigest()[:16],
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Models:
-    """Who is asked, as functions: of chats (text), chats with a recording each, and recordings."""
-
-    read: Callable[[Sequence[Messages]], "list[Answer]"]
-    hear: Callable[[Sequence[Messages], Sequence[Audio]], "list[Answer]"]
-    transcribe: Callable[[Sequence[Audio]], list[str]]
-    description: Mapping[str, Any]
-    """What they are and how they decode; a run is continued only with the same."""
-    whisper: Path
-    """Folder of the Whisper, for its table of spellings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,7 +347,7 @@ def _ask(
     asking: _Asking,
     system: str,
     questions: list[Question],
-    answer: Callable[[Sequence[Question]], "list[Answer]"],
+    answer: Callable[[Sequence[Question]], list[Answer]],
 ) -> None:
     label = f"{system}, {asking.test_set.condition}"
     for start in range(0, len(questions), _AT_ONCE):
@@ -377,9 +358,7 @@ def _ask(
         asking.on_progress(label, start + len(chunk), len(questions))
 
 
-def _read(
-    asking: _Asking, questions: Sequence[Question], words: Mapping[str, str]
-) -> "list[Answer]":
+def _read(asking: _Asking, questions: Sequence[Question], words: Mapping[str, str]) -> list[Answer]:
     return asking.models.read(
         [build_messages(task.prompt_for(one.id), one, words[one.id]) for task, one, _ in questions]
     )
@@ -389,7 +368,7 @@ def _hear(
     asking: _Asking,
     questions: Sequence[Question],
     heard: Mapping[str, Utterance],
-) -> "list[Answer]":
+) -> list[Answer]:
     """Answers to recordings; ``heard``: id -> whose recording is given instead of its own."""
     given = {one.id: heard.get(one.id, one) for _, one, _ in questions}
     audio = {identity: asking.load(one) for identity, one in given.items()}
@@ -425,13 +404,15 @@ def _transcribe(asking: _Asking) -> dict[str, str]:
     task = _transcript_task(asking.benchmark)
     done = asking.log.get(cell)
     left = [one for one in asking.test_set.utterances if one.id not in done]
-    left.sort(key=lambda one: (one.duration, one.id))
-    for start in range(0, len(left), _AT_ONCE):
-        chunk = left[start : start + _AT_ONCE]
-        texts = asking.models.transcribe([asking.load(one) for one in chunk])
-        _write_texts(asking, WHISPER, [(task, one, one.text or "") for one in chunk], texts)
-        label = f"{WHISPER}, {asking.test_set.condition}"
-        asking.on_progress(label, start + len(chunk), len(left))
+    for language in sorted({one.language or "en" for one in left}):
+        spoken = [one for one in left if (one.language or "en") == language]
+        spoken.sort(key=lambda one: (one.duration, one.id))
+        for start in range(0, len(spoken), _AT_ONCE):
+            chunk = spoken[start : start + _AT_ONCE]
+            texts = asking.models.transcribe([asking.load(one) for one in chunk], language)
+            _write_texts(asking, WHISPER, [(task, one, one.text or "") for one in chunk], texts)
+            label = f"{WHISPER}, {asking.test_set.condition}"
+            asking.on_progress(label, start + len(chunk), len(spoken))
     return {identity: one.prediction for identity, one in asking.log.get(cell).items()}
 
 

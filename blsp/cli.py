@@ -23,7 +23,10 @@ COMMANDS = {
     "recipes": ("blsp.cli:run_recipes", "list the shipped recipes, or copy one to edit it"),
     "prep": ("blsp.cli:run_prep", "turn a corpus on disk into manifests"),
     "data": ("blsp.data:main", "validate or show a manifest or conversations"),
+    "eval": ("blsp.cli:run_eval", "score a checkpoint on any manifest: asr, st, slu, reply"),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
+    "report": ("blsp.evaluate:report_main", "score a run's predictions again, write report.html"),
+    "verify": ("blsp.verify:main", "prove that a checkpoint left its language model untouched"),
 }
 
 
@@ -102,6 +105,27 @@ def run_recipes(argv: Sequence[str]) -> int:
 def run_prep(argv: Sequence[str]) -> int:
     """Run `data_prep/CORPUS.py`, or list the corpora."""
     return _run_program("data_prep", argv, prog="blsp prep", noun="corpus")
+
+
+def run_eval(argv: Sequence[str]) -> int:
+    """Run the benchmark program of `--task`, which takes all other arguments."""
+    programs = list_programs("eval")
+    tasks = "".join(f"\n  {name:<8}{summary}" for name, summary in programs.items())
+    parser = argparse.ArgumentParser(
+        prog="blsp eval",
+        usage="blsp eval CHECKPOINT --task TASK --manifest FILE [--out DIR] ...",
+        description=COMMANDS["eval"][1],
+        epilog=f"tasks:{tasks}\n\n`blsp bench TASK --help` says what each task takes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--task", required=True)
+    options, rest = parser.parse_known_args(argv)
+    if options.task not in programs:
+        raise InputError(
+            f"expected a task, found {options.task!r}; {suggest(options.task, programs)}"
+        )
+    return import_module(program_module("eval", options.task)).main(rest)
 
 
 def run_bench(argv: Sequence[str]) -> int:

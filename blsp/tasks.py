@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from blsp.errors import InputError, suggest
+from blsp.generation import place_audio
 from blsp.manifest import AudioPart, Message, TextPart, Utterance, to_row
 from blsp.metrics import (
     Normalizer,
@@ -34,9 +35,6 @@ LOWER_IS_BETTER = frozenset({"wer", "cer", "invalid_rate"})
 ERROR_RATES = frozenset({"wer", "cer"})
 """Metrics that normalise both sides first."""
 
-AUDIO = "{audio}"
-"""Where the recording, or its transcript, stands in a prompt."""
-
 # A language model may end its answer with a line break; that is not what an exact match is about.
 _STRIPPED = Normalizer("stripped", str.strip)
 
@@ -46,12 +44,13 @@ class Task:
     """One question to all recordings of a test set.
 
     Raises:
-        InputError: no prompt or metric, an unknown metric, labels missing, two places for audio.
+        InputError: no prompt or metric, an unknown metric, labels missing, a prompt that has not
+            one place for a recording.
     """
 
     name: str
     prompts: tuple[str, ...]
-    """What is asked, `{audio}` once where the recording stands (at the end if nowhere). Of several
+    """What is asked, `{audio}` on the line where the recording stands (`place_audio`). Of several
     prompts each utterance gets one by its id, the same for every system."""
     reference: str
     """Where the right answer stands in the utterance's line: `text`, `intent`, `translation.de`."""
@@ -74,7 +73,8 @@ class Task:
         self._check_metrics()
         if not self.prompts:
             raise InputError(f"task {self.name!r}: expected a prompt, found none; give one")
-        object.__setattr__(self, "prompts", tuple(map(self._with_audio, self.prompts)))
+        for prompt in self.prompts:
+            place_audio(prompt, TextPart(text="words"))  # refuses what it cannot place
 
     def _check_metrics(self) -> None:
         known = get_args(MetricName)
@@ -88,14 +88,6 @@ class Task:
                 f"task {self.name!r}: expected labels to score {self.metrics[0]} with, found none; "
                 "name them all, or score exact_match"
             )
-
-    def _with_audio(self, prompt: str) -> str:
-        if prompt.count(AUDIO) > 1:
-            raise InputError(
-                f"task {self.name!r}: expected {AUDIO} at most once in a prompt, found it "
-                f"{prompt.count(AUDIO)} times in {prompt!r}; ask about one recording"
-            )
-        return prompt if AUDIO in prompt else f"{prompt}\n{AUDIO}".lstrip("\n")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types; `Task(**row)` reads it back."""
@@ -125,13 +117,10 @@ class Task:
 
 def build_messages(prompt: str, heard: Utterance, transcript: str) -> tuple[Message, ...]:
     """Return a chat of one turn: a prompt about a recording whose words are ``transcript``."""
-    before, after = prompt.split(AUDIO)
     recording = AudioPart(
         audio=heard.audio, start=heard.start, duration=heard.duration, transcript=transcript
     )
-    texts = [TextPart(text=text) if text.strip() else None for text in (before, after)]
-    parts = (texts[0], recording, texts[1])
-    return (Message(role="user", content=tuple(part for part in parts if part is not None)),)
+    return (place_audio(prompt, recording),)
 
 
 def compute_statistics(

@@ -43,6 +43,7 @@ MODULES = [
     "tasks",
     "predictions",
     "results",
+    "systems",
     "benchmark",
     "charts",
     "report",

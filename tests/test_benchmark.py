@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,18 @@ import numpy as np
 import pytest
 
 from blsp.audio import save_audio
-from blsp.benchmark import Benchmark, Models, TestSet, load_test_set, pick_partners, run
+from blsp.benchmark import Benchmark, TestSet, load_test_set, pick_partners, run
 from blsp.errors import InputError
+from blsp.generation import Answer
 from blsp.manifest import AudioPart, Message, Meta, Utterance, write_rows
 from blsp.predictions import Prediction, PredictionLog
 from blsp.results import SYSTEMS, recompute
+from blsp.systems import Models
 from blsp.tasks import Task, build_messages
 
 WORDS = ("turn on the light", "play some music", "call ada", "set a timer")
 INTENTS = ("light_on", "play_music", "call", "timer")
 GERMAN = ("mach das Licht an", "spiel Musik", "ruf Ada an", "stell einen Wecker")
-
-
-@dataclass
-class Answer:
-    """What generation returns, as far as a run looks at it."""
-
-    text: str
-    finish_reason: str = "stop"
 
 
 def utterance(i: int, **changes: Any) -> Utterance:
@@ -92,8 +86,8 @@ class Fakes:
         self.transcribed = 0
         self.hear_one = hear or (lambda prompt, i: understand(prompt, WORDS[i]))
         self.models = Models(
-            read=self.read,  # type: ignore[arg-type]
-            hear=self.hear,  # type: ignore[arg-type]
+            read=self.read,
+            hear=self.hear,
             transcribe=self.transcribe,
             description={"speech": "fake", "max_new_tokens": 8},
             whisper=spellings,
@@ -101,18 +95,19 @@ class Fakes:
 
     def read(self, chats: Sequence[Sequence[Message]]) -> list[Answer]:
         self.asked += ["read"] * len(chats)
-        return [Answer(understand(*prompt_and_words(chat))) for chat in chats]
+        return [Answer(understand(*prompt_and_words(chat)), "stop", 3) for chat in chats]
 
     def hear(self, chats: Sequence[Sequence[Message]], audio: Sequence[np.ndarray]) -> list[Answer]:
         self.asked += ["hear"] * len(chats)
         assert all(prompt_and_words(chat)[1] == "" for chat in chats)
         pairs = zip(chats, audio, strict=True)
         return [
-            Answer(self.hear_one(prompt_and_words(chat)[0], index_of(one)), "length")
+            Answer(self.hear_one(prompt_and_words(chat)[0], index_of(one)), "length", 8)
             for chat, one in pairs
         ]
 
-    def transcribe(self, audio: Sequence[np.ndarray]) -> list[str]:
+    def transcribe(self, audio: Sequence[np.ndarray], language: str) -> list[str]:
+        assert language == "en"
         self.transcribed += len(audio)
         return [heard(index_of(one)) for one in audio]
 
@@ -413,7 +408,7 @@ def test_a_benchmark_that_cannot_be_run_is_refused(
     [
         ({"metrics": ("wre",)}, "found 'wre'; did you mean 'wer'"),
         ({"metrics": ("accuracy",)}, "expected labels"),
-        ({"prompts": ("{audio} {audio}",)}, "2 times"),
+        ({"prompts": ("{audio}\n{audio}",)}, "expected {audio} once, on a line of its own"),
         ({"prompts": ()}, "expected a prompt"),
     ],
 )
@@ -429,15 +424,22 @@ def test_a_task_that_cannot_be_scored_is_refused(changes: dict[str, Any], messag
 
 
 def test_a_prompt_says_where_the_recording_stands() -> None:
-    task = Task(name="t", prompts=("Say:",), reference="text", metrics=("wer",))
-    assert task.prompts == ("Say:\n{audio}",)
-    assert Task(**task.to_dict()) == task
     parts = build_messages("A\n{audio}\nB", utterance(0), "words")[0].content
-    assert [getattr(part, "transcript", None) or part.text for part in parts] == [  # type: ignore[union-attr]
+    assert [part.transcript if isinstance(part, AudioPart) else part.text for part in parts] == [
         "A\n",
         "words",
         "\nB",
     ]
+
+
+def test_a_task_is_written_and_read_back() -> None:
+    assert [Task(**json.loads(json.dumps(task.to_dict()))) for task in TASKS] == list(TASKS)
+
+
+def test_several_prompts_are_dealt_by_id_alone() -> None:
+    task = replace(TASKS[0], prompts=("A", "B"))
+    dealt = [task.prompt_for(f"u{i}") for i in range(8)]
+    assert set(dealt) == {"A", "B"} and dealt == [task.prompt_for(f"u{i}") for i in range(8)]
 
 
 def test_all_systems_are_run_unless_some_are_named(
