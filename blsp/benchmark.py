@@ -13,12 +13,12 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blsp.audio import load_audio
-from blsp.errors import InputError
+from blsp.errors import InputError, suggest
 from blsp.generation import Answer
 from blsp.hardware import describe_hardware, peak_memory_mb
 from blsp.manifest import Meta, Utterance, find_root, read_manifest, to_row
@@ -87,7 +87,8 @@ class Benchmark:
     """What a run asks, of whom.
 
     Raises:
-        InputError: an unknown system, names that are not unique, nothing to shuffle with.
+        InputError: an unknown system, names that are not unique, nothing to shuffle with, a task
+            without references or with one that is none of its labels.
     """
 
     tasks: tuple[Task, ...]
@@ -111,6 +112,11 @@ class Benchmark:
                 raise InputError(
                     f"expected at least one {what}, each name once, found {names}; rename or add"
                 )
+        self._check_shuffling()
+        for task in self.tasks:
+            self._check_references(task)
+
+    def _check_shuffling(self) -> None:
         for one in self.sets:
             if SHUFFLED & set(self.systems) and len(one.utterances) < 2:
                 raise InputError(
@@ -118,13 +124,32 @@ class Benchmark:
                     f"found {len(one.utterances)}; add some or leave out the shuffled systems"
                 )
 
+    def _check_references(self, task: Task) -> None:
+        found = [question for one in self.sets for question in self.questions_of(task, one)]
+        if not found:
+            where = ", ".join(one.manifest or one.condition for one in self.sets)
+            raise InputError(
+                f"task {task.name!r}: expected {task.reference!r} in the utterances of {where}, "
+                "found none; add it, or leave out the task"
+            )
+        for _, utterance, reference in found if task.labels else []:
+            if reference not in task.labels:
+                raise InputError(
+                    f"task {task.name!r}: expected one of its labels for {utterance.id!r}, found "
+                    f"{reference!r}; {suggest(reference, task.labels)}"
+                )
+
     def questions(self, test_set: TestSet) -> Iterator[Question]:
         """Yield everything that can be scored."""
         for task in self.tasks:
-            if not task.conditions or test_set.condition in task.conditions:
-                for utterance in test_set.utterances:
-                    if reference := task.reference_of(utterance):
-                        yield task, utterance, reference
+            yield from self.questions_of(task, test_set)
+
+    def questions_of(self, task: Task, test_set: TestSet) -> Iterator[Question]:
+        """Yield what can be scored of one task."""
+        if not task.conditions or test_set.condition in task.conditions:
+            for utterance in test_set.utterances:
+                if reference := task.reference_of(utterance):
+                    yield task, utterance, reference
 
 
 def load_test_set(path: Path, condition: str, *, limit: int | None = None) -> TestSet:
@@ -179,8 +204,6 @@ def pick_partners(utterances: Sequence[Utterance], *, seed: int) -> dict[str, Ut
 
 def _begin(benchmark: Benchmark, models: Models, out: Path) -> dict[str, Any]:
     """Write ``run.json``, joined with that of an earlier part of the same run."""
-    for task in benchmark.tasks:
-        _check_references(benchmark, task)
     tasks = [task.to_dict() for task in benchmark.tasks]
     if CASCADE in benchmark.systems:
         tasks.append(_transcript_task(benchmark).to_dict())
@@ -236,16 +259,6 @@ def _check_same(earlier: Any, now: Any, *, what: str, out: Path) -> None:
         f"{out}: expected to continue a run with the same {what}, found it differ{detail}: "
         f"{str(earlier)[:80]} then, {str(now)[:80]} now; choose another folder"
     )
-
-
-def _check_references(benchmark: Benchmark, task: Task) -> None:
-    alone = replace(benchmark, tasks=(task,))
-    if not any(next(alone.questions(one), None) for one in benchmark.sets):
-        where = ", ".join(one.manifest or one.condition for one in benchmark.sets)
-        raise InputError(
-            f"task {task.name!r}: expected {task.reference!r} in the utterances of {where}, found "
-            "none; add it, or leave out the task"
-        )
 
 
 def _transcript_task(benchmark: Benchmark) -> Task:

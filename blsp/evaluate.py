@@ -94,9 +94,12 @@ def run_tasks(
     from transformers.utils import logging
 
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     systems = tuple(options.systems.split(",")) if options.systems else SYSTEMS
     benchmark = Benchmark(tasks=tuple(tasks), sets=tuple(sets), systems=systems, command=command)
     config = GenerationConfig(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+    if sys.stderr.isatty():
+        print(f"loading {options.checkpoint}", file=sys.stderr)
     models = load_models(
         options.checkpoint,
         config,

@@ -1,8 +1,8 @@
 """Who is asked in a benchmark: one loaded model that hears and reads, and the Whisper it replaces.
 
 The language model of the text bound and of the cascade is the very one inside the speech model,
-the cascade's Whisper encodes with the same precision and padding, and one `GenerationConfig` decodes
-for all. To a benchmark they are three functions, so that anything else can stand in their place.
+the cascade's Whisper encodes with the same precision and padding, and one `GenerationConfig` is all
+that decodes. To a benchmark they are three functions, so that anything else can take their place.
 """
 
 import hashlib
