@@ -28,7 +28,10 @@ COMMANDS = {
     "generate": ("blsp.generate:main", "answer recordings with a checkpoint"),
     "chat": ("blsp.terminal:main", "talk with a checkpoint in the terminal"),
     "train": ("blsp.train:main", "run a recipe: train the adapter of a speech model"),
+    "eval": ("blsp.cli:run_eval", "score a checkpoint on any manifest: asr, st, slu, reply"),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
+    "report": ("blsp.evaluate:report_main", "score a run's predictions again, write report.html"),
+    "verify": ("blsp.verify:main", "prove that a checkpoint left its language model untouched"),
 }
 
 
@@ -124,6 +127,27 @@ def run_import(argv: Sequence[str]) -> int:
     )
     print(describe_import(model.config, options.out))
     return 0
+
+
+def run_eval(argv: Sequence[str]) -> int:
+    """Run the benchmark program of `--task`, which takes all other arguments."""
+    programs = list_programs("eval")
+    tasks = "".join(f"\n  {name:<8}{summary}" for name, summary in programs.items())
+    parser = argparse.ArgumentParser(
+        prog="blsp eval",
+        usage="blsp eval CHECKPOINT --task TASK --manifest FILE [--out DIR] ...",
+        description=COMMANDS["eval"][1],
+        epilog=f"tasks:{tasks}\n\n`blsp bench TASK --help` says what each task takes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--task", required=True)
+    options, rest = parser.parse_known_args(argv)
+    if options.task not in programs:
+        raise InputError(
+            f"expected a task, found {options.task!r}; {suggest(options.task, programs)}"
+        )
+    return import_module(program_module("eval", options.task)).main(rest)
 
 
 def run_bench(argv: Sequence[str]) -> int:

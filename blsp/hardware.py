@@ -5,7 +5,10 @@ CPUs and several times slower on others. torch is imported inside the probe beca
 asks for the driver before torch exists.
 """
 
+import os
+import platform
 import subprocess
+import sys
 import time
 
 
@@ -36,3 +39,22 @@ def measure_bf16_speedup(size: int = 768, repeats: int = 5) -> float:
         return min(seconds[1:])
 
     return best_seconds(torch.float32) / best_seconds(torch.bfloat16)
+
+
+def describe_hardware() -> str:
+    """Return processor, cores and GPU of this machine, as a result names them."""
+    import torch
+
+    cores = f"{platform.machine()}, {os.cpu_count()} CPU cores"
+    return f"{cores}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else cores
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory that this process has held so far, in MB; 0 on Windows."""
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return round(peak * unit / 1e6, 1)

@@ -1,0 +1,454 @@
+"""One run, many systems: the same questions put to a model that hears and to those that read.
+
+The speech model stands between the same language model given the true transcript (text bound) and
+given Whisper's (cascade); prompts, decoding, batch and encoder are shared, each clip is transcribed
+once. Sanity systems need no belief: a random answer, an empty one, the audio of another utterance,
+and the transcript of that other utterance, which shuffled audio must not beat. Tasks, test sets and
+models enter; predictions are appended as they come, and a run that was killed goes on.
+"""
+
+import hashlib
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blsp.audio import load_audio
+from blsp.errors import InputError, suggest
+from blsp.generation import Answer
+from blsp.hardware import describe_hardware, peak_memory_mb
+from blsp.manifest import Meta, Utterance, find_root, read_manifest, to_row
+from blsp.metrics import build_normalizer
+from blsp.predictions import Prediction, PredictionLog
+from blsp.results import (
+    CASCADE,
+    EMPTY,
+    FORMAT_VERSION,
+    RANDOM,
+    RUN,
+    SHUFFLED_AUDIO,
+    SHUFFLED_TEXT,
+    SPEECH,
+    SYSTEMS,
+    TEXT_BOUND,
+    WHISPER,
+    read_run,
+    recompute,
+    write_json,
+)
+from blsp.systems import Audio, Models
+from blsp.tasks import ERROR_RATES, Task, build_messages, recognition_metrics
+
+TRANSCRIPT = "transcript"
+"""The task that Whisper answers for the cascade."""
+
+HEARING = frozenset({SPEECH, SHUFFLED_AUDIO})
+READING = frozenset({TEXT_BOUND, CASCADE, SHUFFLED_TEXT})
+SHUFFLED = frozenset({SHUFFLED_AUDIO, SHUFFLED_TEXT})
+
+_AT_ONCE = 256
+"""Answers between two writes: what a kill can lose."""
+
+Question = tuple[Task, Utterance, str]
+"""Task, utterance and reference."""
+Progress = Callable[[str, int, int], None]
+"""Is told the system, how many answers it has and how many it will have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet:
+    """Utterances scored together under the name of their condition."""
+
+    __test__ = False  # pytest takes the name for a test's
+
+    condition: str
+    utterances: tuple[Utterance, ...]
+    root: Path
+    """What `audio` is relative to."""
+    manifest: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """Name, size and a digest of every line."""
+        lines = "\n".join(json.dumps(to_row(one), sort_keys=True) for one in self.utterances)
+        return {
+            "condition": self.condition,
+            "manifest": self.manifest,
+            "n": len(self.utterances),
+            "sha256": hashlib.sha256(lines.encode()).hexdigest()[:16],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What a run asks, of whom.
+
+    Raises:
+        InputError: an unknown system, names that are not unique, nothing to shuffle with, a task
+            without references or with one that is none of its labels.
+    """
+
+    tasks: tuple[Task, ...]
+    sets: tuple[TestSet, ...]
+    systems: tuple[str, ...] = SYSTEMS
+    seed: int = 0
+    """Of the shuffle and of random answers."""
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.systems:
+            if name not in SYSTEMS:
+                raise InputError(
+                    f"expected systems among {', '.join(SYSTEMS)}, found {name!r}; correct it"
+                )
+        for what, names in (
+            ("task", [task.name for task in self.tasks]),
+            ("condition", [one.condition for one in self.sets]),
+        ):
+            if len(set(names)) < len(names) or not names:
+                raise InputError(
+                    f"expected at least one {what}, each name once, found {names}; rename or add"
+                )
+        self._check_shuffling()
+        for task in self.tasks:
+            self._check_references(task)
+
+    def _check_shuffling(self) -> None:
+        for one in self.sets:
+            if SHUFFLED & set(self.systems) and len(one.utterances) < 2:
+                raise InputError(
+                    f"{one.manifest or one.condition}: expected two utterances or more to shuffle, "
+                    f"found {len(one.utterances)}; add some or leave out the shuffled systems"
+                )
+
+    def _check_references(self, task: Task) -> None:
+        found = [question for one in self.sets for question in self.questions_of(task, one)]
+        if not found:
+            where = ", ".join(one.manifest or one.condition for one in self.sets)
+            raise InputError(
+                f"task {task.name!r}: expected {task.reference!r} in the utterances of {where}, "
+                "found none; add it, or leave out the task"
+            )
+        for _, utterance, reference in found if task.labels else []:
+            if reference not in task.labels:
+                raise InputError(
+                    f"task {task.name!r}: expected one of its labels for {utterance.id!r}, found "
+                    f"{reference!r}; {suggest(reference, task.labels)}"
+                )
+
+    def questions(self, test_set: TestSet) -> Iterator[Question]:
+        """Yield everything that can be scored."""
+        for task in self.tasks:
+            yield from self.questions_of(task, test_set)
+
+    def questions_of(self, task: Task, test_set: TestSet) -> Iterator[Question]:
+        """Yield what can be scored of one task."""
+        if not task.conditions or test_set.condition in task.conditions:
+            for utterance in test_set.utterances:
+                if reference := task.reference_of(utterance):
+                    yield task, utterance, reference
+
+
+def load_test_set(path: Path, condition: str, *, limit: int | None = None) -> TestSet:
+    """Read a manifest, or its first so many lines.
+
+    Raises:
+        InputError: a line that is wrong, or none.
+    """
+    utterances = tuple(read_manifest(path))[:limit]
+    if not utterances:
+        raise InputError(f"{path}: expected utterances, found none; name another manifest")
+    return TestSet(
+        condition=condition, utterances=utterances, root=find_root(path), manifest=str(path)
+    )
+
+
+def run(
+    benchmark: Benchmark, models: Models, out: str | Path, *, on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Ask every system what is not answered yet, score everything, return ``results.json``.
+
+    Args:
+        benchmark: what to ask.
+        models: who is asked.
+        out: folder of the run; one that holds an earlier part of the same run is continued.
+        on_progress: told after each write.
+
+    Raises:
+        InputError: the folder holds another run, a task without references, unreadable audio.
+    """
+    started, out = time.monotonic(), Path(out)
+    record = _begin(benchmark, models, out)
+    _copy_spellings(benchmark, models, out)
+    log = PredictionLog(out)
+    for test_set in benchmark.sets:
+        _run_set(_Asking(benchmark, test_set, models, log, on_progress or _silent))
+    record["seconds"] = round(record["seconds"] + time.monotonic() - started, 1)
+    record["peak_memory_mb"] = max(record["peak_memory_mb"], peak_memory_mb())
+    write_json(out / RUN, record | {"finished": True})
+    return recompute(out)
+
+
+def pick_partners(utterances: Sequence[Utterance], *, seed: int) -> dict[str, Utterance]:
+    """Return id -> another utterance, each one once: what shuffled systems are given."""
+    order = list(utterances)
+    random.Random(seed).shuffle(order)
+    return {one.id: other for one, other in zip(order, [*order[1:], order[0]], strict=True)}
+
+
+# --- what a run says of itself --------------------------------------------------------------------
+
+
+def _begin(benchmark: Benchmark, models: Models, out: Path) -> dict[str, Any]:
+    """Write ``run.json``, joined with that of an earlier part of the same run."""
+    tasks = [task.to_dict() for task in benchmark.tasks]
+    if CASCADE in benchmark.systems:
+        tasks.append(_transcript_task(benchmark).to_dict())
+    record: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "command": benchmark.command,
+        "versions": dict(Meta(command=benchmark.command).versions),
+        "hardware": describe_hardware(),
+        "seconds": 0.0,
+        "peak_memory_mb": 0.0,
+        "finished": False,
+        "seed": benchmark.seed,
+        "models": dict(models.description),
+        "systems": list(benchmark.systems),
+        "sets": [one.describe() for one in benchmark.sets],
+        "tasks": tasks,
+    }
+    if (out / RUN).exists():
+        record = _continue(read_run(out), record, out)
+    write_json(out / RUN, record)
+    return record
+
+
+def _continue(earlier: dict[str, Any], record: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Return the record of both runs together.
+
+    Raises:
+        InputError: they differ in what their answers depend on.
+    """
+    # As JSON gives it back, so that a tuple equals the list it became.
+    record = json.loads(json.dumps(record))
+    for key in ("seed", "models"):
+        _check_same(earlier[key], record[key], what=key, out=out)
+    joined = record | {key: earlier[key] for key in ("seconds", "peak_memory_mb")}
+    joined["systems"] = list(dict.fromkeys(earlier["systems"] + record["systems"]))
+    for key, name in (("sets", "condition"), ("tasks", "name")):
+        known = {row[name]: row for row in earlier[key]}
+        for row in record[key]:
+            _check_same(known.get(row[name], row), row, what=f"{name} {row[name]!r}", out=out)
+        joined[key] = list((known | {row[name]: row for row in record[key]}).values())
+    return joined
+
+
+def _check_same(earlier: Any, now: Any, *, what: str, out: Path) -> None:
+    if earlier == now:
+        return
+    detail = ""
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        keys = earlier.keys() | now.keys()
+        key = sorted(key for key in keys if earlier.get(key) != now.get(key))[0]
+        detail, earlier, now = f" in {key!r}", earlier.get(key), now.get(key)
+    raise InputError(
+        f"{out}: expected to continue a run with the same {what}, found it differ{detail}: "
+        f"{str(earlier)[:80]} then, {str(now)[:80]} now; choose another folder"
+    )
+
+
+def _transcript_task(benchmark: Benchmark) -> Task:
+    first = benchmark.sets[0].utterances[0].language or "en"
+    return Task(
+        name=TRANSCRIPT,
+        prompts=("",),
+        reference="text",
+        metrics=recognition_metrics(first),
+        language=first,
+    )
+
+
+def _copy_spellings(benchmark: Benchmark, models: Models, out: Path) -> None:
+    """Keep the normaliser's table with the predictions, so that scores can always be made again."""
+    tasks = list(benchmark.tasks)
+    if CASCADE in benchmark.systems:
+        tasks.append(_transcript_task(benchmark))
+    for task in tasks:
+        if ERROR_RATES & set(task.metrics):
+            build_normalizer(task.language, models.whisper)  # refuses before hours are spent
+            if (table := models.whisper / "normalizer.json").is_file():
+                shutil.copyfile(table, out / table.name)
+
+
+# --- asking ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """One test set of a run."""
+
+    benchmark: Benchmark
+    test_set: TestSet
+    models: Models
+    log: PredictionLog
+    on_progress: Progress
+
+    def todo(self, system: str) -> list[Question]:
+        """Questions that a system has not answered, short recordings first."""
+        done = {
+            task.name: self.log.get((system, task.name, self.test_set.condition))
+            for task in self.benchmark.tasks
+        }
+        questions = self.benchmark.questions(self.test_set)
+        left = [one for one in questions if one[1].id not in done[one[0].name]]
+        return sorted(left, key=lambda one: (one[1].duration, one[1].id))
+
+    def write(
+        self,
+        system: str,
+        questions: Sequence[Question],
+        texts: Sequence[str],
+        reasons: Sequence[str | None],
+    ) -> None:
+        """Keep answers, in the order of their questions."""
+        self.log.append(
+            Prediction(
+                id=utterance.id,
+                system=system,
+                task=task.name,
+                condition=self.test_set.condition,
+                reference=reference,
+                prediction=text,
+                finish_reason=reason,
+            )
+            for (task, utterance, reference), text, reason in zip(
+                questions, texts, reasons, strict=True
+            )
+        )
+
+    def load(self, utterance: Utterance) -> Audio:
+        """Samples of an utterance."""
+        return load_audio(
+            utterance.audio,
+            start=utterance.start,
+            duration=utterance.duration,
+            root=self.test_set.root,
+        )
+
+
+def _run_set(asking: _Asking) -> None:
+    partners = pick_partners(asking.test_set.utterances, seed=asking.benchmark.seed)
+    for system in asking.benchmark.systems:
+        questions = asking.todo(system)
+        if system == RANDOM:
+            _write_texts(asking, system, questions, _random_answers(asking, questions))
+        elif system == EMPTY:
+            _write_texts(asking, system, questions, [""] * len(questions))
+        elif system in READING:
+            words = _words_of(asking, system, partners)
+            _ask(asking, system, questions, lambda chunk, words=words: _read(asking, chunk, words))
+        else:
+            heard = partners if system in SHUFFLED else {}
+            _ask(asking, system, questions, lambda chunk, heard=heard: _hear(asking, chunk, heard))
+
+
+def _ask(
+    asking: _Asking,
+    system: str,
+    questions: list[Question],
+    answer: Callable[[Sequence[Question]], list[Answer]],
+) -> None:
+    label = f"{system}, {asking.test_set.condition}"
+    for start in range(0, len(questions), _AT_ONCE):
+        chunk = questions[start : start + _AT_ONCE]
+        answers = answer(chunk)
+        reasons = [one.finish_reason for one in answers]
+        asking.write(system, chunk, [one.text for one in answers], reasons)
+        asking.on_progress(label, start + len(chunk), len(questions))
+
+
+def _read(asking: _Asking, questions: Sequence[Question], words: Mapping[str, str]) -> list[Answer]:
+    return asking.models.read(
+        [build_messages(task.prompt_for(one.id), one, words[one.id]) for task, one, _ in questions]
+    )
+
+
+def _hear(
+    asking: _Asking,
+    questions: Sequence[Question],
+    heard: Mapping[str, Utterance],
+) -> list[Answer]:
+    """Answers to recordings; ``heard``: id -> whose recording is given instead of its own."""
+    given = {one.id: heard.get(one.id, one) for _, one, _ in questions}
+    audio = {identity: asking.load(one) for identity, one in given.items()}
+    chats = [
+        build_messages(task.prompt_for(one.id), given[one.id], "") for task, one, _ in questions
+    ]
+    return asking.models.hear(chats, [audio[one.id] for _, one, _ in questions])
+
+
+def _words_of(asking: _Asking, system: str, partners: Mapping[str, Utterance]) -> dict[str, str]:
+    """Id -> the words that a reading system is given for it.
+
+    Raises:
+        InputError: an utterance without transcript.
+    """
+    if system == CASCADE:
+        return _transcribe(asking)
+    words = {}
+    for one in asking.test_set.utterances:
+        source = partners[one.id] if system == SHUFFLED_TEXT else one
+        if source.text is None:
+            raise InputError(
+                f"utterance {source.id!r}: expected a transcript for the system {system!r}, found "
+                f"none; add `text`, or leave {system!r} out"
+            )
+        words[one.id] = source.text
+    return words
+
+
+def _transcribe(asking: _Asking) -> dict[str, str]:
+    """Id -> what Whisper hears, each clip once for all tasks."""
+    cell = (WHISPER, TRANSCRIPT, asking.test_set.condition)
+    task = _transcript_task(asking.benchmark)
+    done = asking.log.get(cell)
+    left = [one for one in asking.test_set.utterances if one.id not in done]
+    for language in sorted({one.language or "en" for one in left}):
+        spoken = [one for one in left if (one.language or "en") == language]
+        spoken.sort(key=lambda one: (one.duration, one.id))
+        for start in range(0, len(spoken), _AT_ONCE):
+            chunk = spoken[start : start + _AT_ONCE]
+            texts = asking.models.transcribe([asking.load(one) for one in chunk], language)
+            _write_texts(asking, WHISPER, [(task, one, one.text or "") for one in chunk], texts)
+            label = f"{WHISPER}, {asking.test_set.condition}"
+            asking.on_progress(label, start + len(chunk), len(spoken))
+    return {identity: one.prediction for identity, one in asking.log.get(cell).items()}
+
+
+def _write_texts(
+    asking: _Asking,
+    system: str,
+    questions: Sequence[Question],
+    texts: Sequence[str],
+) -> None:
+    asking.write(system, questions, texts, [None] * len(questions))
+
+
+def _random_answers(asking: _Asking, questions: Sequence[Question]) -> list[str]:
+    """A random label, or the reference of a random other utterance."""
+    references: dict[str, list[str]] = {}
+    for task, _, reference in asking.benchmark.questions(asking.test_set):
+        references.setdefault(task.name, []).append(reference)
+    found = []
+    for task, utterance, _ in questions:
+        rng = random.Random(f"{asking.benchmark.seed} {task.name} {utterance.id}")
+        found.append(rng.choice(task.labels or references[task.name]))
+    return found
+
+
+def _silent(label: str, done: int, total: int) -> None:
+    """Say nothing."""

@@ -1,0 +1,162 @@
+"""What `blsp eval`, `blsp bench` and `blsp report` share: arguments in, a scored run folder out.
+
+A benchmark program says what is asked (its prompt, labels and metrics are data at the top of its
+file) and calls `run_tasks`; everything else is here. Each run writes `predictions/`, `results.json`
+and `report.html`, prints the table, and goes on where an earlier call of the same run stopped.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from blsp.benchmark import Benchmark, TestSet, load_test_set, run
+from blsp.errors import InputError
+from blsp.generation import GenerationConfig
+from blsp.manifest import Utterance
+from blsp.report import write_report
+from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute
+from blsp.systems import load_models
+from blsp.tasks import Task
+
+
+def build_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Return the arguments that every benchmark program takes."""
+    parser = argparse.ArgumentParser(
+        prog=f"blsp bench {name}", description=description.partition("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument("checkpoint", type=Path, help="folder of a speech model")
+    parser.add_argument(
+        "--manifest",
+        action="append",
+        required=True,
+        metavar="[NAME=]FILE",
+        help="test set; several are scored as conditions, named as the file if not otherwise",
+    )
+    parser.add_argument("--out", type=Path, help=f"folder (default: runs/eval/{name})")
+    parser.add_argument(
+        "--instruction",
+        action="append",
+        metavar="TEXT",
+        help="ask this instead, {audio} on a line of its own; several are dealt by id",
+    )
+    parser.add_argument("--systems", help=f"of {','.join(SYSTEMS)} (default: all)")
+    parser.add_argument("--limit", type=int, help="first so many utterances of each manifest")
+    parser.add_argument("--held-out", action="store_true", help="mark as unlike all training data")
+    parser.add_argument("--batch-size", type=int, default=32, help="answers at once (default 32)")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="(default 128)")
+    parser.add_argument("--llm", help="where the language model is now")
+    parser.add_argument("--encoder", help="where the encoder is now")
+    parser.add_argument("--whisper", help="the cascade's Whisper (default: the encoder's own)")
+    return parser
+
+
+def load_sets(options: argparse.Namespace) -> tuple[TestSet, ...]:
+    """Read the manifests that were named.
+
+    Raises:
+        InputError: a limit below 1, or a manifest that is wrong.
+    """
+    if options.limit is not None and options.limit < 1:
+        raise InputError(f"expected --limit of at least 1, found {options.limit}; leave it out")
+    sets = []
+    for text in options.manifest:
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            name, path = Path(text).stem, text
+        sets.append(load_test_set(Path(path), name, limit=options.limit))
+    return tuple(sets)
+
+
+def find_values(sets: Sequence[TestSet], field: str) -> tuple[str, ...]:
+    """Return what a field of the utterances holds anywhere, each value once, sorted."""
+    utterances: list[Utterance] = [one for test_set in sets for one in test_set.utterances]
+    found = {getattr(one, field) for one in utterances}
+    return tuple(sorted(value for value in found if value))
+
+
+def run_tasks(
+    options: argparse.Namespace, tasks: Sequence[Task], sets: Sequence[TestSet], *, command: str
+) -> int:
+    """Score a checkpoint on tasks, print the table, return the exit code.
+
+    Args:
+        options: of `build_parser`.
+        tasks: what to ask; `--instruction` is for the program to put into them.
+        sets: of `load_sets`.
+        command: what was called, for the record.
+
+    Raises:
+        InputError: whatever is wrong with checkpoint, manifests or folder.
+    """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    systems = tuple(options.systems.split(",")) if options.systems else SYSTEMS
+    benchmark = Benchmark(tasks=tuple(tasks), sets=tuple(sets), systems=systems, command=command)
+    config = GenerationConfig(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+    if sys.stderr.isatty():
+        print(f"loading {options.checkpoint}", file=sys.stderr)
+    models = load_models(
+        options.checkpoint,
+        config,
+        llm=options.llm,
+        encoder=options.encoder,
+        whisper=options.whisper,
+    )
+    out = options.out or Path("runs/eval") / "-".join(task.name for task in tasks)
+    results = run(benchmark, models, out, on_progress=_say)
+    print(format_results(results))
+    print(f"\nwritten: {out / 'results.json'}, {write_report(out)}")
+    return 0
+
+
+def write_command(name: str, argv: Sequence[str] | None) -> str:
+    """Return a benchmark program's call as it can be typed again."""
+    return f"blsp bench {name} {shlex.join(sys.argv[1:] if argv is None else argv)}".strip()
+
+
+def report_main(argv: Sequence[str]) -> int:
+    """`blsp report`: score the predictions of a run folder again and write its page."""
+    parser = argparse.ArgumentParser(
+        prog="blsp report", description="Score a run's predictions again and write report.html."
+    )
+    parser.add_argument("folder", type=Path, help="written by blsp eval")
+    parser.add_argument("--training", type=Path, help="folder whose log.jsonl is shown too")
+    options = parser.parse_args(argv)
+    print(format_results(recompute(options.folder)))
+    print(f"\nwritten: {write_report(options.folder, training=options.training)}")
+    return 0
+
+
+def format_results(results: dict[str, Any]) -> str:
+    """Return the rows as a table of text, and what the sanity checks found wrong."""
+    lines = [
+        f"{'task':<18}{'condition':<14}{'metric':<14}{'system':<16}{'%':>7}  {'95 %':<16}{'n':>6}"
+    ]
+    for row in results["rows"]:
+        mark = "*" if row["held_out"] else ""
+        interval = f"{100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f}"
+        lines.append(
+            f"{row['task'] + mark:<18}{row['condition']:<14}{row['metric']:<14}"
+            f"{row['system']:<16}{100 * row['value']:>7.1f}  {interval:<16}{row['n']:>6}"
+        )
+    if any(row["held_out"] for row in results["rows"]):
+        lines.append("* nothing of this kind was in the training data")
+    for check in results["checks"]:
+        if not check["passed"]:
+            lines.append(
+                f"check: {check['task']}, {check['condition']}: {SHUFFLED_AUDIO} is "
+                f"{check['verdict']} than {SHUFFLED_TEXT} ({100 * check['value']:.1f}, expected "
+                f"{100 * check['ci_low']:.1f} to {100 * check['ci_high']:.1f})"
+            )
+    return "\n".join(lines)
+
+
+def _say(label: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{label:<40}{done:>8,} of {total:,}", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,120 @@
+"""What systems answered: JSON lines that a run appends to, so that a killed one goes on.
+
+One file a system lies in `predictions/`. A line has `id, system, task, condition, reference,
+prediction`, and `finish_reason` where the answer was generated (`length`: cut at the limit). Texts
+are kept as they came, scores are computed from these files and from nothing else.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from blsp.errors import InputError
+
+FOLDER = "predictions"
+
+Cell = tuple[str, str, str]
+"""System, task, condition."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """One answer of one system about one utterance."""
+
+    id: str
+    system: str
+    task: str
+    condition: str
+    reference: str
+    prediction: str
+    finish_reason: str | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """Where it belongs."""
+        return self.system, self.task, self.condition
+
+
+class PredictionLog:
+    """The predictions of a run folder, in memory and on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read what is there; a line that a killed process left half-written is cut off.
+
+        Raises:
+            InputError: a line that is no prediction.
+        """
+        self.folder = folder / FOLDER
+        self._cells: dict[Cell, dict[str, Prediction]] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            _cut_unfinished_line(path)
+            for prediction in read_predictions(path):
+                self._keep(prediction)
+
+    def _keep(self, prediction: Prediction) -> None:
+        self._cells.setdefault(prediction.cell, {})[prediction.id] = prediction
+
+    def append(self, predictions: Iterable[Prediction]) -> None:
+        """Write predictions and keep them; they are on disk when this returns."""
+        by_system: dict[str, list[Prediction]] = {}
+        for prediction in predictions:
+            by_system.setdefault(prediction.system, []).append(prediction)
+            self._keep(prediction)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for system, rows in by_system.items():
+            _append_lines(self.folder / file_name(system), rows)
+
+    def get(self, cell: Cell) -> dict[str, Prediction]:
+        """Id -> prediction of a system, task and condition, sorted by id."""
+        return dict(sorted(self._cells.get(cell, {}).items()))
+
+    def cells(self) -> list[Cell]:
+        """Everything that has a prediction."""
+        return list(self._cells)
+
+
+def file_name(system: str) -> str:
+    """`shuffled audio` -> `shuffled_audio.jsonl`; other signs than letters, digits, - become _."""
+    return "".join(c if c.isalnum() or c == "-" else "_" for c in system) + ".jsonl"
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Return the predictions of a file; keys it does not know are passed over.
+
+    Raises:
+        InputError: a line that is no prediction, with file and line.
+    """
+    known = {each.name for each in fields(Prediction)}
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            found.append(Prediction(**{key: row[key] for key in known if key in row}))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{path}:{number}: expected a prediction (id, system, task, condition, reference, "
+                f"prediction), found {line[:60]!r}; delete the line and run again"
+            ) from error
+    return found
+
+
+def _append_lines(path: Path, rows: Sequence[Prediction]) -> None:
+    lines = [
+        json.dumps({k: v for k, v in asdict(row).items() if v is not None}, ensure_ascii=False)
+        for row in rows
+    ]
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write("".join(f"{line}\n" for line in lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)

@@ -1,0 +1,461 @@
+"""A run folder as one page: `report.html`, for dark and light, wide and narrow screens.
+
+It shows what `results.json` says (systems side by side with intervals, the gap to the text bound
+and to the cascade, sanity checks), how training went where a `log.jsonl` lies beside it, the
+similarity of speech and text in one sentence (`similarity.json`: `text, tokens, values`), the worst
+answers, and what produced it all. Nothing is loaded from anywhere; every text is escaped.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from blsp.charts import Bar, Curve, draw_bars, draw_curves, draw_map, series_of
+from blsp.errors import InputError
+from blsp.files import atomic_path
+from blsp.predictions import PredictionLog
+from blsp.results import (
+    CASCADE,
+    EMPTY,
+    RANDOM,
+    RESULTS,
+    SHUFFLED_AUDIO,
+    SHUFFLED_TEXT,
+    SPEECH,
+    TEXT_BOUND,
+    WHISPER,
+    asked,
+    compute_scores,
+    predictions_of,
+)
+from blsp.tasks import LOWER_IS_BETTER, Task
+
+REPORT, LOG, SIMILARITY = "report.html", "log.jsonl", "similarity.json"
+WORST = 8
+"""Examples shown of each task."""
+
+MAIN = (SPEECH, TEXT_BOUND, CASCADE)
+SANITY = (RANDOM, EMPTY, SHUFFLED_TEXT, SHUFFLED_AUDIO)
+
+_STYLE = """
+:root{--fg:#1b1f24;--bg:#fff;--soft:#f3f5f8;--line:#d4dae2;--dim:#5a6572;--speech:#c2410c;
+--bound:#1d4ed8;--cascade:#0f766e;--sanity:#8a94a3;--bad:#b91c1c;--good:#15803d}
+@media (prefers-color-scheme:dark){:root{--fg:#e7ebf0;--bg:#14171c;--soft:#1e232b;--line:#38414d;
+--dim:#a3afbd;--speech:#fb923c;--bound:#7aa2ff;--cascade:#4fd1c0;--sanity:#8a94a3;--bad:#f87171;
+--good:#4ade80}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:1180px;padding:24px 16px 64px;color:var(--fg);background:var(--bg);
+font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+h1{font-size:1.6em;margin:0 0 4px}h2{font-size:1.2em;margin:36px 0 8px}
+h3{font-size:1em;margin:0 0 6px}p{margin:6px 0;max-width:75ch}.dim{color:var(--dim)}
+.tiles{display:flex;flex-wrap:wrap;gap:12px;margin:16px 0}
+.tile{background:var(--soft);border-radius:8px;padding:10px 16px;min-width:150px;flex:1}
+.tile b{display:block;font-size:1.5em}
+.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:6px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th:first-child,td:first-child{text-align:left}thead th{background:var(--soft)}
+tr:last-child td{border-bottom:0}td small{color:var(--dim)}
+.tag{font-size:.75em;border:1px solid var(--dim);border-radius:4px;padding:0 5px;color:var(--dim)}
+.bad{color:var(--bad);font-weight:600}.good{color:var(--good)}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(290px,1fr));gap:16px}
+.card{border:1px solid var(--line);border-radius:8px;padding:12px;min-width:0}
+svg{width:100%;height:auto;display:block}svg text{font-size:11px;fill:var(--fg)}
+.s-speech{fill:var(--speech);stroke:var(--speech)}.s-bound{fill:var(--bound);stroke:var(--bound)}
+.s-cascade{fill:var(--cascade);stroke:var(--cascade)}
+.s-sanity{fill:var(--sanity);stroke:var(--sanity)}
+rect[class^=s-]{stroke:none}svg text.legend{stroke:none}svg text.legend.s-speech{fill:var(--speech)}
+svg text.legend.s-bound{fill:var(--bound)}svg text.legend.s-cascade{fill:var(--cascade)}
+svg text.legend.s-sanity{fill:var(--dim)}
+.whisker,.axis{fill:none;stroke:var(--fg)}.axis{stroke:var(--dim)}
+.curve{fill:none;stroke-width:1.8}.cell{fill:var(--speech)}
+details{border:1px solid var(--line);border-radius:8px;padding:8px 12px;margin:8px 0}
+summary{cursor:pointer;font-weight:600}
+dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:2px 12px;margin:10px 0;
+padding-top:8px;border-top:1px solid var(--line)}
+dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
+pre{background:var(--soft);padding:10px;border-radius:8px;overflow-x:auto;white-space:pre-wrap;
+overflow-wrap:anywhere;font-size:.9em}
+"""
+_STYLES = {SPEECH: "s-speech", TEXT_BOUND: "s-bound", CASCADE: "s-cascade", WHISPER: "s-cascade"}
+
+Row = Mapping[str, Any]
+
+
+def write_report(folder: str | Path, *, training: Path | None = None) -> Path:
+    """Write ``report.html`` into a run folder and return its path.
+
+    Args:
+        folder: with ``results.json`` and ``predictions/``.
+        training: folder whose ``log.jsonl`` and ``similarity.json`` are shown; by default the run's
+            own.
+
+    Raises:
+        InputError: no results there, or a file beside them that cannot be read.
+    """
+    folder = Path(folder)
+    with atomic_path(folder / REPORT) as temporary:
+        temporary.write_text(build_report(folder, training or folder), encoding="utf-8")
+    return folder / REPORT
+
+
+def build_report(folder: Path, training: Path) -> str:
+    """Return the page."""
+    results = _load(folder / RESULTS)
+    sections = [
+        _headline(results),
+        _scores(results),
+        _sanity(results),
+        _bars(results),
+        _training(_load_lines(training / LOG)),
+        _similarity(training / SIMILARITY),
+        _worst(results, folder),
+        _origin(results),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>blsp report</title><style>{_STYLE}</style></head><body>\n"
+        + "\n".join(filter(None, sections))
+        + "\n</body></html>\n"
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected a JSON object, found none that can be read ({error}); name a folder "
+            "that `blsp eval` wrote"
+        ) from error
+
+
+def _load_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{path}:{number}: expected a JSON object a line, found {line[:40]!r}; delete it"
+            ) from error
+    return lines
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def _groups(results: Row) -> dict[tuple[str, str, str], dict[str, Row]]:
+    """(condition, task, metric) -> system -> row, as they were asked."""
+    found: dict[tuple[str, str, str], dict[str, Row]] = {}
+    conditions = [one["condition"] for one in results["sets"]]
+    for row in sorted(results["rows"], key=lambda row: conditions.index(row["condition"])):
+        key = (row["condition"], row["task"], row["metric"])
+        found.setdefault(key, {})[row["system"]] = row
+    return found
+
+
+def _headline(results: Row) -> str:
+    first = {task["name"]: task["metrics"][0] for task in results["tasks"]}
+    held_out = {task["name"] for task in results["tasks"] if task["held_out"]}
+    ratios = [
+        one
+        for one in results["comparisons"]
+        if one["second"] == CASCADE
+        and one["metric"] == first[one["task"]]
+        and one["metric"] not in LOWER_IS_BETTER
+        and one["ratio"] is not None
+    ]
+    kinds = {
+        "tasks trained for": [one for one in ratios if one["task"] not in held_out],
+        "held-out tasks": [one for one in ratios if one["task"] in held_out],
+    }
+    tiles = [_ratio_tile(name, found) for name, found in kinds.items() if found]
+    tiles += [
+        _tile(f"speech WER, {row['condition']}", _percent(row["value"]), _interval(row))
+        for row in results["rows"]
+        if row["metric"] == "wer" and row["system"] == SPEECH
+    ]
+    failed = sum(not check["passed"] for check in results["checks"])
+    if results["checks"]:
+        mark = "bad" if failed else "good"
+        total = len(results["checks"])
+        text = f'<span class="{mark}">{total - failed} of {total}</span>'
+        tiles.append(_tile("sanity checks passed", text, "shuffled audio beats nothing"))
+    unfinished = "" if results.get("finished", True) else '<p class="bad">Unfinished run.</p>'
+    return (
+        "<h1>Speech beside text</h1>"
+        '<p class="dim">The same language model, prompts and decoding: it hears (speech), reads '
+        "the true transcript (text bound), or reads Whisper's (cascade).</p>"
+        f'{unfinished}<div class="tiles">{"".join(tiles)}</div>'
+    )
+
+
+def _ratio_tile(name: str, found: Sequence[Row]) -> str:
+    worst = min(found, key=lambda one: one["ratio"])
+    note = f"lowest: {worst['task']}, {worst['condition']}, {_percent(worst['ratio'])}"
+    return _tile(f"of the cascade, {name}", _percent(mean(r["ratio"] for r in found)), escape(note))
+
+
+def _tile(name: str, value: str, note: str) -> str:
+    return f'<div class="tile">{escape(name)}<b>{value}</b><small class="dim">{note}</small></div>'
+
+
+def _scores(results: Row) -> str:
+    compared = {
+        (one["condition"], one["task"], one["metric"], one["second"]): one
+        for one in results["comparisons"]
+    }
+    rows = []
+    for key, systems in _groups(results).items():
+        gaps = [_gap(compared.get((*key, other))) for other in (TEXT_BOUND, CASCADE)]
+        cells = [_value(systems.get(name)) for name in MAIN]
+        if WHISPER in systems:
+            cells[2] = _value(systems[WHISPER])
+        some = next(iter(systems.values()))
+        rows.append([_name(key, held_out=some["held_out"]), *cells, *gaps, str(some["n"])])
+    head = ["task, metric", *MAIN, "speech - text bound", "speech - cascade", "n"]
+    return (
+        "<h2>Scores</h2>" + _table(head, rows) + '<p class="dim">In percent, with 95 % intervals; '
+        "differences in points, paired on the same utterances, with p. Lower is better for wer, "
+        "cer and invalid_rate. The row <i>transcript</i> is what Whisper itself hears.</p>"
+    )
+
+
+def _sanity(results: Row) -> str:
+    verdicts = {
+        (one["condition"], one["task"], one["metric"]): one["verdict"] for one in results["checks"]
+    }
+    rows = []
+    for key, systems in _groups(results).items():
+        if not any(name in systems for name in SANITY):
+            continue
+        verdict = verdicts.get(key, "")
+        mark = "bad" if verdict == "better" else "good" if verdict == "inside" else "dim"
+        cells = [_value(systems.get(name)) for name in SANITY]
+        held_out = next(iter(systems.values()))["held_out"]
+        name = _name(key, held_out=held_out)
+        rows.append([name, *cells, f'<span class="{mark}">{escape(verdict)}</span>'])
+    if not rows:
+        return ""
+    head = ["task, metric", *SANITY, "shuffled audio is"]
+    return (
+        "<h2>Sanity</h2>" + _table(head, rows) + '<p class="dim">Shuffled audio is the recording '
+        "of another utterance and must score inside the interval of that utterance's transcript "
+        "(shuffled_text). <i>better</i> means that answers come from elsewhere than the sound; "
+        "<i>worse</i>, that less is heard than is written.</p>" + _counts(results)
+    )
+
+
+def _counts(results: Row) -> str:
+    names = ("missing", "truncated", "empty", "invalid", "without_words")
+    rows = [
+        [escape(f"{one['system']}, {one['task']}, {one['condition']}")]
+        + [str(one["n"])]
+        + [str(one.get(name, "")) for name in names]
+        for one in results["counts"]
+        if one["system"] not in (EMPTY, RANDOM) and any(one.get(name) for name in names)
+    ]
+    if not rows:
+        return ""
+    table = _table(["system, task, condition", "n", *names], rows)
+    return f"<details><summary>Answers cut, empty or invalid</summary>{table}</details>"
+
+
+def _name(key: tuple[str, str, str], *, held_out: bool) -> str:
+    condition, task, metric = map(escape, key)
+    tag = ' <span class="tag">held out</span>' if held_out else ""
+    return f"<b>{task}</b> {metric} <small>{condition}</small>{tag}"
+
+
+def _value(row: Row | None) -> str:
+    return "" if row is None else f"{_percent(row['value'])} <small>{_interval(row)}</small>"
+
+
+def _gap(found: Row | None) -> str:
+    if found is None:
+        return ""
+    ratio = "" if found["ratio"] is None else f", {found['ratio']:.1%}"
+    text = f"p {found['p_value']:.3f}{ratio}"
+    return f"{100 * found['difference']:+.1f} <small>{text}</small>"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _interval(row: Row) -> str:
+    return f"{_percent(row['ci_low'])} to {_percent(row['ci_high'])}"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of cells that are HTML already, under plain headings."""
+    top = "".join(f"<th>{escape(text)}</th>" for text in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def _bars(results: Row) -> str:
+    cards = []
+    for (condition, task, metric), systems in _groups(results).items():
+        bars = [
+            Bar(
+                label=name,
+                value=row["value"],
+                low=row["ci_low"],
+                high=row["ci_high"],
+                style=_STYLES.get(name, "s-sanity"),
+            )
+            for name, row in systems.items()
+        ]
+        title = f"{task}, {metric}, {condition}"
+        cards.append(_card(title, draw_bars(bars, title=title)))
+    return f'<h2>Systems side by side</h2><div class="grid">{"".join(cards)}</div>'
+
+
+def _card(title: str, picture: str) -> str:
+    return f'<div class="card"><h3>{escape(title)}</h3>{picture}</div>' if picture else ""
+
+
+def _training(log: Sequence[Mapping[str, Any]]) -> str:
+    """Curves of a training log: the loss, and each meter beside its floor and its ceiling."""
+    lines = [_plain_names(line) for line in log]
+    names = {
+        "loss": [("loss", "loss", "s-speech"), ("eval_loss", "on unseen data", "s-bound")],
+        "recovered": [("recovered", "recovered", "s-speech")],
+    }
+    for meter in ("kl", "agreement"):
+        names[meter] = [
+            (meter, "speech", "s-speech"),
+            (f"{meter}_floor", "floor: another recording", "s-sanity"),
+            (f"{meter}_ceiling", "ceiling: the transcript", "s-bound"),
+        ]
+    cards = [_card(title, _curves(lines, wanted, title)) for title, wanted in names.items()]
+    if not any(cards):
+        return ""
+    return f'<h2>Training</h2><div class="grid">{"".join(cards)}</div>'
+
+
+def _plain_names(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Meters without the prefix under which an evaluation logs them."""
+    found = {}
+    for key, value in line.items():
+        plain = key.removeprefix("eval_").removeprefix("eval/")
+        found["eval_loss" if plain == "loss" and plain != key else plain] = value
+    return found
+
+
+def _curves(
+    lines: Sequence[Mapping[str, Any]], wanted: Sequence[tuple[str, str, str]], title: str
+) -> str:
+    curves = [
+        Curve(
+            label=label,
+            points=series_of(lines, key),
+            style=style,
+            broken=key.endswith(("_floor", "_ceiling")),
+        )
+        for key, label, style in wanted
+    ]
+    return draw_curves(curves, title=f"{title} over training steps")
+
+
+def _similarity(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    found = _load(path)
+    picture = draw_map(found["values"], found["tokens"], title=f"similarity: {found['text']}")
+    return (
+        "<h2>What it hears, beside what it would read</h2>"
+        f'<p class="dim">“{escape(found["text"])}”: cosine of every speech embedding with every '
+        "token of the transcript. In a model that hears, the dark cells run along a diagonal.</p>"
+        f'<div class="card">{picture}</div>'
+    )
+
+
+# --- examples and origin --------------------------------------------------------------------------
+
+
+def _worst(results: Row, folder: Path) -> str:
+    log = PredictionLog(folder)
+    blocks = []
+    for task, condition in asked(results):
+        examples = find_worst(log, task, condition, folder)
+        if examples:
+            title = escape(f"{task.name}, {condition}")
+            blocks.append(
+                f"<details><summary>{title}</summary>{''.join(map(_example, examples))}</details>"
+            )
+    if not blocks:
+        return ""
+    return (
+        "<h2>Worst answers</h2>"
+        '<p class="dim">Where the model that hears scores furthest below the one that reads.</p>'
+        + "".join(blocks)
+    )
+
+
+def find_worst(
+    log: PredictionLog, task: Task, condition: str, folder: Path
+) -> list[dict[str, str]]:
+    """Return the utterances that speech gets most wrong: id, reference, answers; at most WORST.
+
+    What the text bound gets wrong too comes last: the language model, not hearing, is its cause.
+    """
+    answers = predictions_of(log, task.name, condition)
+    if SPEECH not in answers:
+        return []
+    metric = task.metrics[0]
+    main = {name: answers[name] for name in MAIN if name in answers}
+    scores = compute_scores(task, main, folder)[metric]
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    each = {name: sign * one.compute(one.counts) for name, one in scores.items()}
+    perfect = 0.0 if sign < 0 else 1.0 - 1e-9
+    bound = each.get(TEXT_BOUND, each[SPEECH] * 0)
+    gaps = each[SPEECH] - bound
+    ids = scores[SPEECH].ids
+    order = sorted(range(len(ids)), key=lambda i: (gaps[i], each[SPEECH][i], ids[i]))
+    wrong = [i for i in order if each[SPEECH][i] < perfect][:WORST]
+    return [
+        {
+            "id": ids[i],
+            "expected": main[SPEECH][ids[i]].reference if ids[i] in main[SPEECH] else "",
+            **{name: row[ids[i]].prediction for name, row in main.items() if ids[i] in row},
+        }
+        for i in wrong
+    ]
+
+
+def _example(example: Mapping[str, str]) -> str:
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(text) or '<i>nothing</i>'}</dd>"
+        for name, text in example.items()
+    )
+    return f"<dl>{rows}</dl>"
+
+
+def _origin(results: Row) -> str:
+    prompts = "".join(
+        f"<dt>{escape(task['name'])}</dt><dd>{escape(' | '.join(task['prompts']))}</dd>"
+        for task in results["tasks"]
+        if task["name"] != "transcript"
+    )
+    keys = ("versions", "hardware", "seconds", "peak_memory_mb", "seed", "models", "sets")
+    facts = {key: results[key] for key in keys if key in results}
+    return (
+        "<h2>How it was made</h2>"
+        f"<pre>{escape(str(results.get('command', '')))}</pre>"
+        f"<details><summary>Prompts</summary><dl>{prompts}</dl></details>"
+        "<details><summary>Versions, models, decoding, data</summary>"
+        f"<pre>{escape(json.dumps(facts, indent=1, ensure_ascii=False))}</pre></details>"
+    )

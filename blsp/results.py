@@ -1,0 +1,238 @@
+"""Scores of a run folder: `predictions/` and `run.json` in, `results.json` out, at any time again.
+
+`run.json` says what was asked and with what (tasks, test sets, systems, models, decoding, command,
+versions, time, memory); `results.json` repeats that and adds:
+
+- `rows`: `system, task, condition, metric, value, ci_low, ci_high, n, held_out`, and how the number
+  and its interval were made, `signature` and `interval`. All values are fractions.
+- `comparisons`: the speech model minus another system on the same utterances, paired, with
+  `difference, ci_low, ci_high, p_value, n`, and `ratio`, its value over the other's.
+- `checks`: whether shuffled audio scores inside the interval of shuffled transcripts; a `better`
+  one means that the answer reaches the model by another way than the sound.
+- `counts` a system, task and condition: `n, missing, truncated, empty`, `invalid` where there are
+  labels, `without_words` where an error rate left out references.
+
+`format_version` grows when a key changes its meaning; readers pass over keys they do not know.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from blsp.errors import InputError
+from blsp.files import atomic_path
+from blsp.metrics import Normalizer, Pairs, Statistics, build_normalizer, compare, measure
+from blsp.metrics import invalid_rate as compute_invalid_rate
+from blsp.predictions import Prediction, PredictionLog
+from blsp.tasks import ERROR_RATES, LOWER_IS_BETTER, Task, compute_statistics
+
+FORMAT_VERSION = 1
+RUN, RESULTS = "run.json", "results.json"
+
+SPEECH, TEXT_BOUND, CASCADE, WHISPER = "speech", "text bound", "cascade", "whisper"
+RANDOM, EMPTY = "random", "empty"
+SHUFFLED_AUDIO, SHUFFLED_TEXT = "shuffled audio", "shuffled_text"
+
+SYSTEMS = (SPEECH, TEXT_BOUND, CASCADE, RANDOM, EMPTY, SHUFFLED_AUDIO, SHUFFLED_TEXT)
+"""Every system of a run, in the order they are shown; `whisper`, the transcripts that the cascade
+reads, comes with the cascade."""
+
+Scores = dict[str, dict[str, Statistics]]
+"""Metric -> system -> statistics, of one task in one condition."""
+
+
+def recompute(folder: str | Path) -> dict[str, Any]:
+    """Score the predictions of a run folder again, write ``results.json`` and return it.
+
+    Raises:
+        InputError: no run there, of a newer format, or predictions that cannot be scored.
+    """
+    folder = Path(folder)
+    run = read_run(folder)
+    log = PredictionLog(folder)
+    results: dict[str, Any] = {"format_version": FORMAT_VERSION}
+    results |= {"rows": [], "comparisons": [], "checks": [], "counts": []}
+    for task, condition in asked(run):
+        answers = predictions_of(log, task.name, condition)
+        if not any(references_of(answers).values()):
+            continue  # not asked yet, or what Whisper heard where nobody wrote transcripts
+        scores = compute_scores(task, answers, folder)
+        where = {"task": task.name, "condition": condition}
+        results["rows"] += _rows(scores, where, held_out=task.held_out)
+        results["comparisons"] += _comparisons(scores, where)
+        results["checks"] += _checks(scores, task, where)
+        results["counts"] += _counts(task, answers, scores, where)
+    results |= {key: value for key, value in run.items() if key not in results}
+    write_json(folder / RESULTS, results)
+    return results
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return what a run folder says of itself.
+
+    Raises:
+        InputError: it is no run folder, or one of a newer format.
+    """
+    path = folder / RUN
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        version = int(run["format_version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: expected the description of a run, found none that can be read ({error}); "
+            "name a folder that `blsp eval` wrote"
+        ) from error
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{path}: expected run format {FORMAT_VERSION} or older, found {version}; update blsp"
+        )
+    return run
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object whole or not at all."""
+    with atomic_path(path) as temporary:
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def asked(run: Mapping[str, Any]) -> Iterator[tuple[Task, str]]:
+    """Yield every task with each of its conditions, what Whisper heard last."""
+    tasks = [Task(**row) for row in run["tasks"]]
+    for task in tasks:
+        for test_set in run["sets"]:
+            if not task.conditions or test_set["condition"] in task.conditions:
+                yield task, test_set["condition"]
+
+
+def predictions_of(
+    log: PredictionLog, task: str, condition: str
+) -> dict[str, dict[str, Prediction]]:
+    """Return system -> id -> prediction, systems in the order they are shown."""
+    found = {s: log.get((s, task, condition)) for s in (*SYSTEMS, WHISPER)}
+    return {system: answers for system, answers in found.items() if answers}
+
+
+def compute_scores(
+    task: Task, answers: Mapping[str, Mapping[str, Prediction]], folder: Path
+) -> Scores:
+    """Return the statistics of every metric and system of one task in one condition.
+
+    Systems are scored on the same utterances: those that any has answered. What one of them lacks
+    counts as an empty answer.
+    """
+    return {
+        metric: {
+            system: compute_statistics(task, metric, pairs, _normalizer(task, metric, folder))
+            for system, pairs in _pairs(answers).items()
+        }
+        for metric in task.metrics
+    }
+
+
+def _normalizer(task: Task, metric: str, folder: Path) -> Normalizer | None:
+    return build_normalizer(task.language, folder) if metric in ERROR_RATES else None
+
+
+def references_of(answers: Mapping[str, Mapping[str, Prediction]]) -> dict[str, str]:
+    """Return id -> reference of every utterance that any system has answered, sorted by id."""
+    found = {i: row.reference for rows in answers.values() for i, row in rows.items()}
+    return dict(sorted(found.items()))  # sorted: an interval must not depend on who was asked when
+
+
+def _pairs(answers: Mapping[str, Mapping[str, Prediction]]) -> dict[str, Pairs]:
+    references = references_of(answers)
+    return {
+        system: Pairs(
+            ids=tuple(references),
+            references=tuple(references.values()),
+            predictions=tuple(rows[i].prediction if i in rows else "" for i in references),
+            missing=len(references) - len(rows),
+        )
+        for system, rows in answers.items()
+    }
+
+
+def _rows(scores: Scores, where: Mapping[str, str], *, held_out: bool) -> Iterator[dict[str, Any]]:
+    for by_system in scores.values():
+        for system, statistics in by_system.items():
+            measured = asdict(measure(statistics))
+            order = ("metric", "value", "ci_low", "ci_high", "n")
+            yield {
+                "system": system,
+                **where,
+                **{key: measured.pop(key) for key in order},
+                "held_out": held_out,
+                **measured,
+            }
+
+
+def _comparisons(scores: Scores, where: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    for metric, by_system in scores.items():
+        for other in (CASCADE, TEXT_BOUND):
+            if SPEECH not in by_system or other not in by_system:
+                continue
+            found = compare(by_system[SPEECH], by_system[other])
+            yardstick = by_system[other].value
+            yield {
+                "first": SPEECH,
+                "second": other,
+                **where,
+                "metric": metric,
+                "difference": found.difference,
+                "ci_low": found.ci_low,
+                "ci_high": found.ci_high,
+                "p_value": found.p_value,
+                "ratio": by_system[SPEECH].value / yardstick if yardstick else None,
+                "n": found.n,
+            }
+
+
+def _checks(scores: Scores, task: Task, where: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    metric = task.metrics[0]
+    by_system = scores[metric]
+    if SHUFFLED_AUDIO not in by_system or SHUFFLED_TEXT not in by_system:
+        return
+    value, around = by_system[SHUFFLED_AUDIO].value, measure(by_system[SHUFFLED_TEXT])
+    verdict = _place(value, around.ci_low, around.ci_high, lower=metric in LOWER_IS_BETTER)
+    yield {
+        "check": f"{SHUFFLED_AUDIO} inside {SHUFFLED_TEXT}",
+        **where,
+        "metric": metric,
+        "value": value,
+        "ci_low": around.ci_low,
+        "ci_high": around.ci_high,
+        "verdict": verdict,
+        "passed": verdict == "inside",
+    }
+
+
+def _place(value: float, low: float, high: float, *, lower: bool) -> str:
+    """`inside`, `better` or `worse` than an interval."""
+    if low <= value <= high:
+        return "inside"
+    return "better" if (value < low) == lower else "worse"
+
+
+def _counts(
+    task: Task,
+    answers: Mapping[str, Mapping[str, Prediction]],
+    scores: Scores,
+    where: Mapping[str, str],
+) -> Iterator[dict[str, Any]]:
+    for system, pairs in _pairs(answers).items():
+        rows = answers[system].values()
+        counts = {
+            "n": len(pairs),
+            "missing": pairs.missing,
+            "truncated": sum(row.finish_reason == "length" for row in rows),
+            "empty": sum(not row.prediction.strip() for row in rows),
+        }
+        if task.labels:
+            invalid = compute_invalid_rate(pairs, task.labels).counts[:, 0].sum()
+            counts["invalid"] = int(invalid)
+        for metric in ERROR_RATES & set(task.metrics):
+            counts["without_words"] = len(pairs) - len(scores[metric][system].ids)
+        yield {"system": system, **where, **counts}

@@ -1,0 +1,195 @@
+"""Who is asked in a benchmark: one loaded model that hears and reads, and the Whisper it replaces.
+
+The language model of the text bound and of the cascade is the very one inside the speech model,
+the cascade's Whisper encodes with the same precision and padding, and one `GenerationConfig` is all
+that decodes. To a benchmark they are three functions, so that anything else can take their place.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blsp.checkpoint import DELTA
+from blsp.errors import InputError
+from blsp.generation import (
+    Answer,
+    GenerationConfig,
+    answer_speech,
+    answer_texts,
+    build_speech_prompt,
+    load_whisper,
+    transcribe,
+)
+from blsp.manifest import Message
+from blsp.model import BlspForConditionalGeneration, BlspProcessor, load_checkpoint
+from blsp.model.foundations import resolve_folder
+from blsp.rendering import Renderer
+
+Messages = Sequence[Message]
+Audio = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Who is asked, as functions: of chats (text), chats with a recording each, and recordings."""
+
+    read: Callable[[Sequence[Messages]], list[Answer]]
+    hear: Callable[[Sequence[Messages], Sequence[Audio]], list[Answer]]
+    transcribe: Callable[[Sequence[Audio], str], list[str]]
+    """Recordings and their language."""
+    description: Mapping[str, Any]
+    """What they are and how they decode; a run is continued only with the same."""
+    whisper: Path
+    """Folder of the Whisper, for its table of spellings."""
+
+
+def load_models(
+    checkpoint: Path,
+    config: GenerationConfig,
+    *,
+    llm: str | None = None,
+    encoder: str | None = None,
+    whisper: str | None = None,
+) -> Models:
+    """Load a checkpoint and the Whisper of its cascade.
+
+    Args:
+        checkpoint: written by `save_checkpoint`.
+        config: how all systems decode.
+        llm: where the language model is now, if not where the checkpoint says.
+        encoder: the same for the encoder.
+        whisper: folder or hub id of the cascade's Whisper; by default the encoder's own.
+
+    Raises:
+        InputError: what cannot be loaded, or no Whisper to be found.
+    """
+    model, processor = load_checkpoint(checkpoint, llm=llm, encoder=encoder)
+    if torch.cuda.is_available():
+        model.to("cuda")  # type: ignore[arg-type]
+    delta = hashlib.sha256((checkpoint / DELTA).read_bytes()).hexdigest()[:16]
+    return build_models(
+        model,
+        processor,
+        config,
+        whisper=find_whisper(model, whisper),
+        name={"checkpoint": str(checkpoint), "delta_sha256": delta},
+    )
+
+
+def find_whisper(model: BlspForConditionalGeneration, source: str | None = None) -> Path:
+    """Return the folder of the cascade's Whisper: the one named, or the encoder's own.
+
+    Raises:
+        InputError: the checkpoint knows of none.
+    """
+    base = (model.config.bases or {}).get("encoder")
+    if source is None and (base is None or base["source"].endswith(".pt")):
+        raise InputError(
+            "expected the folder of a whole Whisper for the cascade, found that the checkpoint "
+            f"names {base['source'] if base else 'none'}; give one with --whisper"
+        )
+    if source is None:
+        return resolve_folder(base["source"], base["revision"], what="Whisper")  # type: ignore[index]
+    return resolve_folder(source, None, what="Whisper")
+
+
+def build_models(
+    model: BlspForConditionalGeneration,
+    processor: BlspProcessor,
+    config: GenerationConfig,
+    *,
+    whisper: Path,
+    name: Mapping[str, Any],
+) -> Models:
+    """Make one loaded model hear and read, and its Whisper transcribe, all decoding alike.
+
+    Args:
+        model: of a checkpoint.
+        processor: its own.
+        config: how all systems decode.
+        whisper: folder of the cascade's Whisper; loaded when it is first needed.
+        name: what tells these weights from others, for `Models.description`.
+    """
+    renderer = Renderer(
+        processor.tokenizer,
+        model.config.template_variables,
+        audio_token_id=model.config.audio_token_id,
+    )
+    decoding = {key: value for key, value in asdict(config).items() if key != "batch_size"}
+    description = {
+        **name,
+        "bases": model.config.bases,
+        "whisper": str(whisper),
+        "template": renderer.template_fingerprint(),
+        "dtype": str(model.model.language_model.dtype),
+        "decoding": decoding,
+    }
+
+    def hear(chats: Sequence[Messages], audios: Sequence[Audio]) -> list[Answer]:
+        prompts = [
+            build_speech_prompt(renderer, processor, chat, [audio])
+            for chat, audio in zip(chats, audios, strict=True)
+        ]
+        return answer_speech(model, processor, prompts, config)
+
+    return Models(
+        read=_Reader(model, renderer, config).read,
+        hear=hear,
+        transcribe=_Scribe(model, whisper, config).transcribe,
+        description=description,
+        whisper=whisper,
+    )
+
+
+class _Reader:
+    """The language model alone; greedy answers to a prompt that it has read before are the same."""
+
+    def __init__(
+        self, model: BlspForConditionalGeneration, renderer: Renderer, config: GenerationConfig
+    ) -> None:
+        self._llm = model.model.language_model
+        self._renderer, self._config = renderer, config
+        self._known: dict[tuple[int, ...], Answer] = {}
+
+    def read(self, chats: Sequence[Messages]) -> list[Answer]:
+        """Answer chats, each with a transcript in place of its recording."""
+        prompts = [tuple(self._renderer.render_prompt(c, view="teacher").ids) for c in chats]
+        if self._config.do_sample:
+            return self._answer(prompts)
+        new = list(dict.fromkeys(ids for ids in prompts if ids not in self._known))
+        self._known |= zip(new, self._answer(new), strict=True)
+        return [self._known[ids] for ids in prompts]
+
+    def _answer(self, prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
+        rows = [list(ids) for ids in prompts]
+        return answer_texts(self._llm, self._renderer.tokenizer, rows, self._config)
+
+
+class _Scribe:
+    """The cascade's Whisper, loaded when the first recording comes."""
+
+    def __init__(
+        self, model: BlspForConditionalGeneration, folder: Path, config: GenerationConfig
+    ) -> None:
+        self._model, self._folder, self._config = model, folder, config
+        self._loaded: tuple[Any, Any] | None = None
+
+    def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
+        """Transcribe recordings as the speech model encodes them: same precision and padding."""
+        if self._loaded is None:
+            tower = self._model.model.audio_tower
+            whisper, processor = load_whisper(self._folder, dtype=tower.dtype)
+            self._loaded = whisper.to(tower.device), processor  # type: ignore[arg-type]
+        return transcribe(
+            *self._loaded,
+            audios,
+            config=self._config,
+            audio_padding=self._model.config.audio_padding,  # type: ignore[arg-type]
+            language=language,
+        )

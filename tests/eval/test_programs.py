@@ -1,0 +1,204 @@
+"""The benchmark programs through the command line, on tiny random models."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import WhisperTokenizer
+
+from blsp.audio import save_audio
+from blsp.cli import main
+from blsp.generation import GenerationConfig
+from blsp.manifest import Meta, Utterance, write_rows
+from blsp.model import compose, load_checkpoint, save_checkpoint
+from blsp.results import SYSTEMS
+from blsp.systems import build_models, find_whisper
+from blsp.tasks import build_messages
+from tests.model.conftest import make_audio, save_llm, save_whisper
+
+FEW = ["--max-new-tokens", "3", "--batch-size", "4"]
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save_whisper(tmp_path_factory.mktemp("whisper"), max_target_positions=32, init_std=0.5)
+    words = {chr(97 + index): index + 4 for index in range(26)}
+    special = {"<|pad|>": 0, "<|bos|>": 1, "<|endoftext|>": 2, "<|startoftranscript|>": 3}
+    tokenizer = WhisperTokenizer(vocab=special | words, merges=[], pad_token="<|pad|>")
+    tokenizer.save_pretrained(folder)
+    (folder / "normalizer.json").write_text('{"colour": "color"}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(3)
+    model, processor = compose(llm=save_llm(folder / "llm", "qwen3"), encoder=whisper)
+    save_checkpoint(model, processor, folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for i, text in enumerate(("call ada", "play music", "call bob")):
+        save_audio(folder / f"{i}.wav", make_audio(8000 + 1600 * i, i))
+        rows.append(
+            Utterance(
+                id=f"u{i}",
+                audio=f"{i}.wav",
+                duration=0.5 + i / 10,
+                text=text,
+                language="en",
+                intent=text.split()[0],
+                translation={"de": f"{text} bitte"},
+                extra={"answers": {"who": text.split()[1]}},
+            )
+        )
+    write_rows(folder / "test.jsonl", rows, Meta(command="test"))
+    return folder / "test.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "metrics", "prompt"),
+    [
+        (["--task", "asr"], "asr", ["wer", "cer"], "Repeat the following words exactly"),
+        (["--task", "st"], "st-de", ["bleu", "chrf"], "into German"),
+        (["--task", "slu"], "intent", ["accuracy", "invalid_rate"], "nothing else: call, play\n"),
+        (
+            ["--task", "reply", "--reference", "answers.who", "--instruction", "Who?"],
+            "who",
+            ["exact_match", "chrf"],
+            "Who?",
+        ),
+    ],
+)
+def test_each_task_scores_any_manifest(  # noqa: PLR0913
+    arguments: list[str],
+    name: str,
+    metrics: list[str],
+    prompt: str,
+    checkpoint: Path,
+    manifest: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    call = ["eval", str(checkpoint), *arguments, "--manifest", str(manifest), "--out", str(out)]
+    assert main([*call, *FEW]) == 0
+    results = json.loads((out / "results.json").read_text())
+    [task] = [one for one in results["tasks"] if one["name"] == name]
+    assert task["metrics"] == metrics and prompt in task["prompts"][0]
+    rows = [row for row in results["rows"] if row["task"] == name]
+    assert {(row["system"], row["metric"]) for row in rows} == {
+        (system, metric) for system in SYSTEMS for metric in metrics
+    }
+    assert all(row["n"] == 3 and row["condition"] == "test" for row in rows)
+    assert results["command"].startswith(f"blsp bench {arguments[1]} {checkpoint} ")
+    assert results["models"]["decoding"]["max_new_tokens"] == 3
+    assert (out / "report.html").is_file()
+    assert "text bound" in capsys.readouterr().out
+
+
+def test_conditions_systems_and_limit_can_be_chosen(
+    checkpoint: Path, manifest: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    sets = ["--manifest", f"clean={manifest}", "--manifest", f"again={manifest}"]
+    some = ["--systems", "speech,text bound", "--limit", "2", "--held-out"]
+    call = ["bench", "slu", str(checkpoint), *sets, *some, "--out", str(out), *FEW]
+    assert main([*call, "--labels", "call,play,stop"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert {row["condition"] for row in results["rows"]} == {"clean", "again"}
+    assert {row["system"] for row in results["rows"]} == {"speech", "text bound"}
+    assert all(row["held_out"] and row["n"] == 2 for row in results["rows"])
+    assert results["tasks"][0]["labels"] == ["call", "play", "stop"]
+
+
+def test_a_report_is_made_again_from_predictions(
+    checkpoint: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    call = ["bench", "asr", str(checkpoint), "--manifest", str(manifest), "--out", str(out)]
+    assert main([*call, *FEW, "--systems", "speech"]) == 0
+    first = (out / "results.json").read_bytes(), (out / "report.html").read_bytes()
+    (out / "results.json").unlink()
+    (out / "report.html").unlink()
+    assert main(["report", str(out)]) == 0
+    assert first == ((out / "results.json").read_bytes(), (out / "report.html").read_bytes())
+    assert "written:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "arr"], "expected a task, found 'arr'; did you mean 'asr'?"),
+        (["--task", "st", "--target", "German"], "expected the code of the target language"),
+        (["--task", "st", "--target", "fi"], "say how to ask with --instruction"),
+        (["--task", "asr", "--limit", "0"], "expected --limit of at least 1, found 0"),
+        (["--task", "asr", "--systems", "oracle"], "found 'oracle'"),
+        (["--task", "reply"], "expected 'reply' in the utterances of "),
+        (
+            ["--task", "slu", "--labels", "play,stop"],
+            "expected one of its labels for 'u0', found 'call'",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    arguments: list[str],
+    message: str,
+    checkpoint: Path,
+    manifest: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = ["--manifest", str(manifest), "--out", str(tmp_path / "out"), *FEW]
+    assert main(["eval", str(checkpoint), *arguments, *out]) == 2
+    captured = capsys.readouterr().err
+    assert message in captured and captured.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["asr", "st", "slu", "reply"])
+def test_a_program_runs_as_a_module(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"eval.{name}", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module(f"eval.{name}", run_name="__main__")
+    assert caught.value.code == 0
+    assert f"usage: blsp bench {name}" in capsys.readouterr().out
+
+
+def test_all_systems_share_weights_prompts_and_decoding(
+    checkpoint: Path, manifest: Path, whisper: Path
+) -> None:
+    model, processor = load_checkpoint(checkpoint)
+    assert find_whisper(model) == whisper
+    config = GenerationConfig(max_new_tokens=3)
+    models = build_models(model, processor, config, whisper=whisper, name={"n": 1})
+    heard = Utterance(id="u", audio="u.wav", duration=0.5, text="call ada")
+    chat = build_messages("Say:\n{audio}", heard, "call ada")
+    one, same, other = models.read([chat, chat, build_messages("Say:\n{audio}", heard, "no")])
+    assert one == same and one != other
+    assert models.read([chat]) == [one]
+    texts = models.transcribe([make_audio(8000), make_audio(9000, 1)], "en")
+    assert texts == [
+        models.transcribe([a], "en")[0] for a in (make_audio(8000), make_audio(9000, 1))
+    ]
+    assert len(models.hear([chat, chat], [make_audio(8000), make_audio(9000, 1)])) == 2
+
+
+def test_a_checkpoint_that_names_no_whisper_needs_one(checkpoint: Path, whisper: Path) -> None:
+    model, _ = load_checkpoint(checkpoint)
+    bases: dict[str, Any] = dict(model.config.bases or {})
+    model.config.bases = bases | {"encoder": None}
+    with pytest.raises(ValueError, match="names none; give one with --whisper"):
+        find_whisper(model)
+    assert find_whisper(model, str(whisper)) == whisper
