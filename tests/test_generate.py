@@ -71,15 +71,15 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
     out, whole = manifest.parent / "p.jsonl", manifest.parent / "whole.jsonl"
     sizes = ("--batch-size", "1")
     assert run(checkpoint, manifest, "--out", whole, *sizes) == 0
-    real, asked = predictions.Listener.answer, []
+    real, asked = generate.Listener.answer, []
 
-    def stop_at_the_second(self: predictions.Listener, recordings: list) -> list[dict]:
+    def stop_at_the_second(self: generate.Listener, recordings: list) -> list[dict]:
         asked.append(recordings[0].id)
         if len(asked) == 2:
             raise KeyboardInterrupt
         return real(self, recordings)
 
-    monkeypatch.setattr(predictions.Listener, "answer", stop_at_the_second)
+    monkeypatch.setattr(generate.Listener, "answer", stop_at_the_second)
     assert run(checkpoint, manifest, "--out", out, *sizes) == 130
     assert not out.exists()
     assert run(checkpoint, manifest, "--out", out, *sizes) == 0
