@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from blsp.arguments import (
     read_generation,
     read_variables,
 )
-from blsp.behaviours import SHIPPED, Request, draw_requests, load_behaviours
+from blsp.behaviours import SHIPPED, Behaviours, Request, draw_requests, load_behaviours
 from blsp.errors import InputError
 from blsp.generation import GenerationConfig, answer_texts
 from blsp.journal import Journal, Plan, digest, find_finished, run_batches
@@ -63,6 +63,18 @@ class Author:
     base: Base
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContinuationConfig:
+    """How much is asked of each utterance, and how it is answered."""
+
+    per_utterance: int = 1
+    """Behaviours for each utterance."""
+    share: tuple[int, int] = (1, 1)
+    """(2, 4) is the second of four parts of the utterances."""
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    """Its seed also draws what is asked."""
+
+
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Indices of each batch: similar lengths together, the longest first."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
@@ -70,6 +82,58 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 # --- writing --------------------------------------------------------------------------------------
+
+
+def continue_manifest(
+    manifest: Path,
+    out: Path,
+    author: Author,
+    behaviours: Behaviours,
+    config: ContinuationConfig,
+    *,
+    command: str,
+) -> Counter[str]:
+    """Write the conversations of a manifest; goes on where an earlier call was stopped.
+
+    Args:
+        manifest: whose utterances have a text; those without are counted as `without text`.
+        out: the conversations; beside them their side file.
+        author: who writes.
+        behaviours: what may be asked.
+        config: how much of it, and how answers are made.
+        command: what the side file says made it.
+
+    Returns:
+        How many were `written`, and left out as `empty`, `thinking`, `refusal`, `without text`.
+
+    Raises:
+        InputError: no text anywhere, or `out` (whole or interrupted) was made otherwise.
+    """
+    utterances = list(read_manifest(manifest))
+    spoken = [utterance for utterance in utterances if (utterance.text or "").strip()]
+    if not spoken:
+        raise InputError(
+            f"{manifest}: expected utterances with a text, found none among {len(utterances)}; "
+            "add transcripts"
+        )
+    share, shares = config.share
+    seed = config.generation.seed
+    requests = draw_requests(
+        spoken[share - 1 :: shares], behaviours, per_utterance=config.per_utterance, seed=seed
+    )
+    meta = Meta(
+        command=command,
+        root=Path(os.path.relpath(find_root(manifest), out.parent)).as_posix(),
+        llm=author.base.fingerprint,
+        models={"llm": "@".join(filter(None, (author.base.source, author.base.revision)))},
+        template=author.renderer.template_fingerprint(),
+        template_variables=author.renderer.template_variables,
+        prompt=json.dumps(asdict(behaviours)["behaviours"], ensure_ascii=False),
+        seed=seed,
+    )
+    counts = write_continuations(author, requests, out, config=config.generation, meta=meta)
+    silent = len(utterances) - len(spoken)
+    return counts + Counter({"without text": silent})
 
 
 def write_continuations(
@@ -180,36 +244,20 @@ def main(argv: Sequence[str]) -> int:
     """Run `blsp continuations`; 1 where nothing could be written."""
     options = _parse(argv)
     behaviours = load_behaviours(options.behaviours)
-    config = read_generation(options)
-    utterances = list(read_manifest(options.manifest))
-    spoken = [utterance for utterance in utterances if (utterance.text or "").strip()]
-    if not spoken:
-        raise InputError(
-            f"{options.manifest}: expected utterances with a text, found none among "
-            f"{len(utterances)}; add transcripts"
-        )
-    share, shares = read_share(options.share)
-    mine = spoken[share - 1 :: shares]
-    requests = draw_requests(
-        mine, behaviours, per_utterance=options.per_utterance, seed=config.seed
+    config = ContinuationConfig(
+        per_utterance=options.per_utterance,
+        share=read_share(options.share),
+        generation=read_generation(options),
     )
     author = load_author(options.llm, options.revision, read_variables(options.template_variable))
-    meta = Meta(
-        command=join_command("continuations", argv),
-        root=Path(os.path.relpath(find_root(options.manifest), options.out.parent)).as_posix(),
-        llm=author.base.fingerprint,
-        models={"llm": "@".join(filter(None, (author.base.source, author.base.revision)))},
-        template=author.renderer.template_fingerprint(),
-        template_variables=author.renderer.template_variables,
-        prompt=json.dumps(asdict(behaviours)["behaviours"], ensure_ascii=False),
-        seed=config.seed,
+    command = join_command("continuations", argv)
+    counts = continue_manifest(
+        options.manifest, options.out, author, behaviours, config, command=command
     )
-    counts = write_continuations(author, requests, options.out, config=config, meta=meta)
-    silent = len(utterances) - len(spoken)
-    about = [f"{count} {name}" for name, count in counts.items() if name != "written"]
-    about += [f"{silent} utterances without text"] if silent else []
+    left_out = [f"{count} {reason}" for reason, count in counts.items() if reason != "written"]
     print(
-        f"{options.out}: {counts['written']} conversations; left out: {', '.join(about) or 'none'}"
+        f"{options.out}: {counts['written']} conversations; "
+        f"left out: {', '.join(left_out) or 'none'}"
     )
     return 0 if counts["written"] else 1
 

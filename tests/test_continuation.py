@@ -192,7 +192,7 @@ def test_every_row_is_a_question_with_audio_and_the_models_own_answer(
     assert meta.llm and meta.llm.startswith("sha256:")
     assert (meta.root, meta.seed, meta.counts["written"]) == ("../audio", 0, len(rows))
     assert sum(meta.counts.values()) == 12
-    assert "1 utterances without text" in capsys.readouterr().out
+    assert "1 without text" in capsys.readouterr().out
     assert sorted(path.name for path in out.parent.iterdir()) == ["c.jsonl", "c.meta.json"]
 
 
