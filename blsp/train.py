@@ -5,6 +5,7 @@ nothing; `--overfit N` trains on N examples, which anything that can learn at al
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -58,12 +59,17 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     recipe, header = load_recipe(find_recipe(options.recipe), options.overrides)
     recipe = resolve(recipe)
+    report = print if os.environ.get("RANK", "0") == "0" else _say_nothing
     if options.dry_run:
-        return dry_run(recipe, header, print)
+        return dry_run(recipe, header, report)
     if options.overfit is not None:
-        return overfit(recipe, header, options.overfit, print)
-    train(recipe, header, resume=options.resume, report=print)
+        return overfit(recipe, header, options.overfit, report)
+    train(recipe, header, resume=options.resume, report=report)
     return 0
+
+
+def _say_nothing(line: str) -> None:
+    """What all processes but the first say."""
 
 
 def find_recipe(name: str) -> Path:
@@ -147,8 +153,8 @@ def build_dataset(
     """Conversations with the features and placeholders that the model takes."""
     if processor.audio_padding == "max":
         raise InputError(
-            "model.audio_padding: expected variable for training, found max; a model trained on "
-            "true lengths costs a fraction and loses nothing"
+            "model.audio_padding: expected variable, found max, which cannot be trained yet; train "
+            "on true lengths"
         )
     renderer = Renderer(
         processor.tokenizer,
@@ -279,7 +285,7 @@ def overfit(recipe: Recipe, header: Header, count: int, report: Report) -> int:
         epochs=None,
         warmup_steps=min(recipe.training.warmup_steps, OVERFIT_STEPS // 20),
         accumulation=1,
-        eval_steps=OVERFIT_STEPS // 12,
+        eval_steps=max(1, OVERFIT_STEPS // 12),
         save_steps=10 * OVERFIT_STEPS,
     )
     recipe = replace(recipe, training=training)

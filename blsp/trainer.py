@@ -95,7 +95,8 @@ class TrainingConfig:
                 f"expected either steps or epochs, found steps {self.steps} and epochs "
                 f"{self.epochs}; give one"
             )
-        for name in ("learning_rate", "accumulation", "eval_steps", "save_steps", "log_steps"):
+        above_zero = ("learning_rate", "accumulation", "eval_steps", "save_steps", "log_steps")
+        for name in (*above_zero, "keep_checkpoints"):
             if getattr(self, name) <= 0:
                 raise InputError(f"expected {name} above 0, found {getattr(self, name)}; raise it")
         if (self.steps or self.epochs or 0) <= 0:

@@ -52,6 +52,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model never ends its answers."""
+    monkeypatch.setattr("blsp.progress.MAX_NEW_TOKENS", 4)
+
+
 @pytest.fixture
 def recipe(folder: Path, tmp_path: Path) -> str:
     path = tmp_path / "tiny.yaml"
@@ -102,6 +108,22 @@ def test_a_dry_run_tells_much_and_leaves_nothing(
     assert "every trained weight has a gradient" in told
     assert "4 steps (2.0 epochs) take at most" in told
     assert "serves with: blsp serve" in told
+
+
+def test_what_can_learn_masters_a_few_examples(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([recipe, "--overfit", "4", "training.log_steps=50"]) == 0
+    assert "expected more than 95%: it can learn" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["overfit-4"]
+
+
+def test_what_cannot_learn_does_not_master_them(
+    recipe: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blsp.train.OVERFIT_STEPS", 3)
+    assert main([recipe, "--overfit", "4", "training.learning_rate=1e-9"]) == 1
+    assert "it does not learn: look at the examples" in capsys.readouterr().out
 
 
 def test_conversations_of_the_same_model_need_no_permission(

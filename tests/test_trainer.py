@@ -91,6 +91,19 @@ def test_the_loss_falls_and_nothing_frozen_moves(folder: Path, tmp_path: Path) -
     assert torch.equal(text_logits(trainer.bare_model), logits)
 
 
+def test_a_batch_of_text_alone_is_a_step_like_any_other(folder: Path, tmp_path: Path) -> None:
+    """Its gradients are zero and there, which other processes wait for."""
+    trainer = build(folder, configure(tmp_path))
+    batch = next(iter(trainer.get_train_dataloader()))
+    names = ("input_ids", "attention_mask", "labels")
+    views = {f"{view}{n}": batch[f"teacher_{n}"] for view in ("", "teacher_") for n in names}
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, {**views, "ids": ["text"], "left_out": []}).backward()
+    check_gradients(trainer.bare_model)
+    for parameter in trainer.bare_model.model.adapter.parameters():
+        assert parameter.grad is not None and not parameter.grad.any()
+
+
 def test_mixed_precision_trains_float32_weights(folder: Path, tmp_path: Path) -> None:
     trainer = build(folder, configure(tmp_path, steps=10, dtype="bf16"))
     before = trainer.evaluate()["eval_kl"]
