@@ -31,6 +31,7 @@ from blsp.model import (
 )
 from blsp.model.foundations import resolve_folder
 from blsp.rendering import Renderer
+from blsp.systems import locate_checkpoint
 
 TOLERANCE = 1e-4
 """Largest difference of logits between a batch and its rows alone, in float32."""
@@ -93,10 +94,11 @@ def verify(
     Raises:
         InputError: it cannot be loaded.
     """
-    model, processor = load_checkpoint(checkpoint, llm=llm, encoder=encoder)
+    source = locate_checkpoint(checkpoint)
+    model, processor = load_checkpoint(source, llm=llm, encoder=encoder)
     yield check_weights(model, llm)
     yield check_text(model, processor)
-    yield check_delta(model, Path(checkpoint))
+    yield check_delta(model, source)
     recordings = [make_recording(seconds) for seconds in _SECONDS]
     first = answer_alone(model, processor, recordings[:2])
     with tempfile.TemporaryDirectory() as folder:
