@@ -261,7 +261,8 @@ def answer(
     recordings: Sequence[NDArray[np.float32]],
 ) -> Answered:
     """Answer recordings in one left-padded batch, greedily and without stopping."""
-    device = model.get_input_embeddings().weight.device
+    embeddings: Any = model.get_input_embeddings()
+    device = embeddings.weight.device
     features = [processor.extract_features(recording) for recording in recordings]
     prompts = [_prompt_ids(model, processor, len(recording)) for recording in recordings]
     width = max(map(len, prompts))
