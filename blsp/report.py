@@ -16,7 +16,7 @@ from typing import Any
 from blsp.charts import Bar, Curve, draw_bars, draw_curves, draw_map, series_of
 from blsp.errors import InputError
 from blsp.files import atomic_path
-from blsp.predictions import PredictionLog
+from blsp.prediction_log import PredictionLog
 from blsp.results import (
     CASCADE,
     EMPTY,

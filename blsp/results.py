@@ -26,7 +26,7 @@ from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.metrics import Normalizer, Pairs, Statistics, build_normalizer, compare, measure
 from blsp.metrics import invalid_rate as compute_invalid_rate
-from blsp.predictions import Prediction, PredictionLog
+from blsp.prediction_log import Prediction, PredictionLog
 from blsp.tasks import ERROR_RATES, LOWER_IS_BETTER, Task, compute_statistics
 
 FORMAT_VERSION = 1

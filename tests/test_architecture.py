@@ -41,7 +41,7 @@ MODULES = [
     "train",
     "continuation",
     "tasks",
-    "predictions",
+    "prediction_log",
     "results",
     "systems",
     "benchmark",

@@ -14,7 +14,7 @@ from blsp.benchmark import Benchmark, TestSet, load_test_set, pick_partners, run
 from blsp.errors import InputError
 from blsp.generation import Answer
 from blsp.manifest import AudioPart, Message, Meta, Utterance, write_rows
-from blsp.predictions import Prediction, PredictionLog
+from blsp.prediction_log import Prediction, PredictionLog
 from blsp.results import SYSTEMS, recompute
 from blsp.systems import Models
 from blsp.tasks import Task, build_messages
