@@ -140,6 +140,15 @@ def place_audio(instruction: str, part: Part) -> Message:
     )
 
 
+def build_renderer(model: BlspForConditionalGeneration, processor: BlspProcessor) -> Renderer:
+    """The renderer of a checkpoint, with the template variables it was trained with."""
+    return Renderer(
+        processor.tokenizer,
+        model.config.template_variables,
+        audio_token_id=processor.audio_token_id,
+    )
+
+
 def build_speech_prompt(
     renderer: Renderer,
     processor: BlspProcessor,
@@ -309,12 +318,14 @@ class _Writer:
         end = next((i for i, token in enumerate(row) if token in self._stops), None)
         kept = [token for token in row[:end] if token not in self._control]
         text = str(self._tokenizer.decode(kept, clean_up_tokenization_spaces=False)).strip()
-        return Answer(text, "length" if end is None else "stop", len(row) if end is None else end)
+        if end is not None:
+            return Answer(text, "stop", end)
+        return Answer(text.rstrip("\ufffd"), "length", len(row))  # a character may be cut, too
 
 
 def find_stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Tokens at which an answer ends: the end of sequence, and the template's end of turn."""
-    found: list[int] = []
+    found: list[Any] = []
     for ends in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
         found += ends if isinstance(ends, list) else [ends]
     if tokenizer.chat_template:
@@ -442,8 +453,15 @@ class _Scribe:
             "do_sample": False,
             "num_beams": 1,
         }
-        if getattr(whisper.generation_config, "is_multilingual", False):
+        made: Any = whisper.generation_config
+        if getattr(made, "is_multilingual", False):
             self._settings |= {"language": language, "task": "transcribe"}
+        last_word = getattr(made, "no_timestamps_token_id", None)
+        if last_word is not None:
+            # A timestamp written nevertheless would make the library seek in features that it was
+            # not given.
+            timestamps = range(last_word + 1, whisper.config.vocab_size)
+            self._settings["suppress_tokens"] = [*(made.suppress_tokens or ()), *timestamps]
 
     def transcribe(self, audios: Sequence[np.ndarray]) -> list[str]:
         """Transcribe recordings of up to one window."""

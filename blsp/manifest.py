@@ -140,6 +140,10 @@ class Meta:
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     prompt: str | None = None
     seed: int | None = None
+    plan: str | None = None
+    """Hash of all that decides the rows; the same command again must come to the same."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How many rows were written, and how many left out for what reason."""
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -322,10 +326,15 @@ def write_rows(path: str | Path, rows: Iterable[Utterance | Conversation], meta:
             for item in rows:
                 file.write(_format_row(item, f"{path}:{count + 1}") + "\n")
                 count += 1
-        with atomic_path(meta_path(path)) as side_file:
-            text = json.dumps(asdict(meta), indent=1, ensure_ascii=False)
-            side_file.write_text(text + "\n", encoding="utf-8")
+        write_meta(path, meta)
     return count
+
+
+def write_meta(path: str | Path, meta: Meta) -> None:
+    """Write the side file of `path`."""
+    with atomic_path(meta_path(path)) as side_file:
+        text = json.dumps(asdict(meta), indent=1, ensure_ascii=False)
+        side_file.write_text(text + "\n", encoding="utf-8")
 
 
 def _format_row(item: Utterance | Conversation, where: str) -> str:

@@ -22,6 +22,7 @@ from blsp.generation import (
     GenerationConfig,
     answer_speech,
     answer_texts,
+    build_renderer,
     build_speech_prompt,
     load_whisper,
     transcribe,
@@ -133,11 +134,7 @@ def build_models(
         whisper: folder of the cascade's Whisper; loaded when it is first needed.
         name: what tells these weights from others, for `Models.description`.
     """
-    renderer = Renderer(
-        processor.tokenizer,
-        model.config.template_variables,
-        audio_token_id=model.config.audio_token_id,
-    )
+    renderer = build_renderer(model, processor)
     decoding = {key: value for key, value in asdict(config).items() if key != "batch_size"}
     description = {
         **name,

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from blsp.audio import SAMPLING_RATE
 from blsp.checkpoint import read_delta, stored_tensors
+from blsp.generation import build_renderer
 from blsp.manifest import AudioPart, Message, TextPart
 from blsp.model import (
     BlspForConditionalGeneration,
@@ -30,7 +31,6 @@ from blsp.model import (
     save_checkpoint,
 )
 from blsp.model.foundations import resolve_folder
-from blsp.rendering import Renderer
 from blsp.systems import locate_checkpoint
 
 TOLERANCE = 1e-4
@@ -288,11 +288,7 @@ def answer(
 def _prompt_ids(
     model: BlspForConditionalGeneration, processor: BlspProcessor, samples: int
 ) -> list[int]:
-    renderer = Renderer(
-        processor.tokenizer,
-        model.config.template_variables,
-        audio_token_id=model.config.audio_token_id,
-    )
+    renderer = build_renderer(model, processor)
     part = AudioPart(audio="recording", duration=samples / SAMPLING_RATE, transcript="")
     message = Message(role="user", content=(TextPart(text="Answer this:\n"), part))
     rendered = renderer.render_prompt([message], view="student")

@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import random
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -105,6 +106,30 @@ def render(plan: Plan, synthesizer: Synthesizer) -> tuple[np.ndarray, Spoken]:
         audio = mix_noise(audio, noise, snr_db=plan.snr_db)
     peak = max(float(np.abs(audio).max()), 1e-9)
     return (audio * (10 ** (plan.level_db / 20) / peak)).astype(np.float32), spoken
+
+
+def say(text: str, *, voice: str) -> np.ndarray:
+    """Speak one sentence in a fresh process: float32, 16 kHz, mono.
+
+    Raises:
+        InputError: no such voice, no words, or eSpeak NG is not installed.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
+        return worker.submit(_say, text, voice).result()
+
+
+def _say(text: str, voice: str) -> np.ndarray:
+    plan = Plan(
+        id="say",
+        sentence=Sentence(text, "", ()),
+        voice=voice,
+        emotion="neutral",
+        prosody=Prosody(),
+        level_db=-6.0,
+        lead_seconds=0.1,
+        trail_seconds=0.1,
+    )
+    return render(plan, Synthesizer())[0]
 
 
 def make_speech(plans: Iterable[Plan], folder: Path, name: str) -> Path:

@@ -117,6 +117,7 @@ def build_whisper(tokenizer: WhisperTokenizer, *, seed: int) -> WhisperForCondit
         decoder_start_token_id=ids["<|startoftranscript|>"],
         suppress_tokens=[],
         begin_suppress_tokens=[ids["<|endoftext|>"]],
+        speech="espeak",  # whoever uses the encoder can see which voices it knows
     )
     config._attn_implementation = "eager"
     model = WhisperForConditionalGeneration(config)

@@ -1,0 +1,100 @@
+"""Command-line options that several commands share, and what is made of them.
+
+A parser or its options enter; a `GenerationConfig`, template variables or an opened checkpoint
+leave. On a GPU weights stay as stored, on a CPU they become float32, which is exact everywhere and
+never much slower.
+"""
+
+import json
+import shlex
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blsp.errors import InputError
+from blsp.generation import GenerationConfig, build_renderer
+from blsp.model import BlspForConditionalGeneration, BlspProcessor, LlmOptions, load_checkpoint
+from blsp.rendering import Renderer
+
+
+def add_generation_options(parser: ArgumentParser) -> None:
+    """Add what shapes an answer."""
+    defaults = GenerationConfig()
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=defaults.max_new_tokens,
+        help=f"cut longer answers (default {defaults.max_new_tokens})",
+    )
+    parser.add_argument(
+        "--sample", action="store_true", help="draw tokens instead of taking the likeliest"
+    )
+    parser.add_argument("--temperature", type=float, default=defaults.temperature)
+    parser.add_argument("--top-p", type=float, default=defaults.top_p)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
+
+
+def read_generation(options: Namespace) -> GenerationConfig:
+    """Build the configuration from the options."""
+    return GenerationConfig(
+        max_new_tokens=options.max_new_tokens,
+        do_sample=options.sample,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        batch_size=options.batch_size,
+    )
+
+
+def read_variables(settings: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` of a chat template; a value that reads as JSON (true, 3) is one."""
+    variables: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not key or not equals:
+            raise InputError(f"--template-variable: expected KEY=VALUE, found {setting!r}")
+        try:
+            variables[key] = json.loads(value)
+        except ValueError:
+            variables[key] = value
+    return variables
+
+
+def join_command(name: str, argv: Sequence[str]) -> str:
+    """The command line as it can be typed again."""
+    return shlex.join(["blsp", name, *argv])
+
+
+def choose_device() -> tuple[torch.device, LlmOptions]:
+    """Where models go and how they are held."""
+    if torch.cuda.is_available():
+        return torch.device("cuda"), LlmOptions()
+    return torch.device("cpu"), LlmOptions(dtype=torch.float32)
+
+
+def add_checkpoint_options(parser: ArgumentParser) -> None:
+    """Add which checkpoint to open, and where its base models are."""
+    parser.add_argument("checkpoint", type=Path, help="folder that blsp train wrote")
+    parser.add_argument("--llm", help="where the language model is, if not where it was")
+    parser.add_argument("--encoder", help="the same for the Whisper")
+
+
+def open_checkpoint(
+    options: Namespace,
+) -> tuple[BlspForConditionalGeneration, BlspProcessor, Renderer]:
+    """Load the model, its processor and its renderer."""
+    if not options.checkpoint.is_dir():
+        raise InputError(
+            f"{options.checkpoint}: expected a checkpoint folder, found none; blsp quickstart or "
+            "blsp train writes one"
+        )
+    device, llm_options = choose_device()
+    model, processor = load_checkpoint(
+        options.checkpoint, llm=options.llm, encoder=options.encoder, options=llm_options
+    )
+    torch.nn.Module.to(model, device)
+    return model.eval(), processor, build_renderer(model, processor)

@@ -1,0 +1,313 @@
+"""Continuations: the language model's own responses to transcripts, which training aligns to.
+
+For every utterance of a manifest some behaviours are drawn (continue it, repeat it, ask about it),
+the language model answers the transcript, and question and answer become a conversation whose
+recording stands where the words stood. All batches are planned before the first answer, from the
+manifest, the behaviours and the seed; a journal keeps the finished ones. A manifest enters;
+conversations and their side file leave.
+"""
+
+import argparse
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from blsp.arguments import (
+    add_generation_options,
+    choose_device,
+    join_command,
+    read_generation,
+    read_variables,
+)
+from blsp.behaviours import SHIPPED, Behaviours, Request, draw_requests, load_behaviours
+from blsp.errors import InputError
+from blsp.generation import GenerationConfig, answer_texts
+from blsp.journal import Journal, Plan, digest, find_finished, run_batches
+from blsp.manifest import (
+    Conversation,
+    Message,
+    Meta,
+    TextPart,
+    find_root,
+    read_manifest,
+    to_row,
+    write_rows,
+)
+from blsp.model.foundations import Base, load_llm
+from blsp.model.loading import load_tokenizer
+from blsp.rendering import Renderer, contains_thinking
+
+_REFUSAL = re.compile(
+    r"\bI(['\u2019]m| am) (sorry|afraid|unable)\b.{0,40}\b(can(['\u2019]t|not)|unable|not able)\b"
+    r"|^(Sorry, )?I (can(['\u2019]t|not)|am unable to) (help|assist|hear|listen|process|access)"
+    r"|\bas an? (AI|artificial intelligence|(large )?language model)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Author:
+    """The language model that writes, and how it is addressed."""
+
+    llm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    renderer: Renderer
+    base: Base
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuationConfig:
+    """How much is asked of each utterance, and how it is answered."""
+
+    per_utterance: int = 1
+    """Behaviours for each utterance."""
+    share: tuple[int, int] = (1, 1)
+    """(2, 4) is the second of four parts of the utterances."""
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    """Its seed also draws what is asked."""
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Indices of each batch: similar lengths together, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def continue_manifest(
+    manifest: Path,
+    out: Path,
+    author: Author,
+    behaviours: Behaviours,
+    config: ContinuationConfig,
+    *,
+    command: str,
+) -> Counter[str]:
+    """Write the conversations of a manifest; goes on where an earlier call was stopped.
+
+    Args:
+        manifest: whose utterances have a text; those without are counted as `without text`.
+        out: the conversations; beside them their side file.
+        author: who writes.
+        behaviours: what may be asked.
+        config: how much of it, and how answers are made.
+        command: what the side file says made it.
+
+    Returns:
+        How many were `written`, and left out as `empty`, `thinking`, `refusal`, `without text`.
+
+    Raises:
+        InputError: no text anywhere, or `out` (whole or interrupted) was made otherwise.
+    """
+    utterances = list(read_manifest(manifest))
+    spoken = [utterance for utterance in utterances if (utterance.text or "").strip()]
+    if not spoken:
+        raise InputError(
+            f"{manifest}: expected utterances with a text, found none among {len(utterances)}; "
+            "add transcripts"
+        )
+    share, shares = config.share
+    seed = config.generation.seed
+    requests = draw_requests(
+        spoken[share - 1 :: shares], behaviours, per_utterance=config.per_utterance, seed=seed
+    )
+    meta = Meta(
+        command=command,
+        root=Path(os.path.relpath(find_root(manifest), out.parent)).as_posix(),
+        llm=author.base.fingerprint,
+        models={"llm": "@".join(filter(None, (author.base.source, author.base.revision)))},
+        template=author.renderer.template_fingerprint(),
+        template_variables=author.renderer.template_variables,
+        prompt=json.dumps(asdict(behaviours)["behaviours"], ensure_ascii=False),
+        seed=seed,
+    )
+    counts = write_continuations(author, requests, out, config=config.generation, meta=meta)
+    silent = len(utterances) - len(spoken)
+    return counts + Counter({"without text": silent})
+
+
+def write_continuations(
+    author: Author,
+    requests: Sequence[Request],
+    out: Path,
+    *,
+    config: GenerationConfig,
+    meta: Meta,
+) -> Counter[str]:
+    """Answer all requests and write the conversations; goes on where an earlier call stopped.
+
+    Args:
+        author: who writes.
+        requests: in the order of the file to come.
+        out: the conversations; beside them their side file.
+        config: how answers are made.
+        meta: of the file, but for plan and counts.
+
+    Returns:
+        How many were `written`, and rejected as `empty`, `thinking` or `refusal`.
+
+    Raises:
+        InputError: `out`, or an interrupted run of it, was made with another language model,
+            template, set of prompts, manifest or configuration.
+    """
+    plan = _describe_plan(author, requests, config)
+    finished = find_finished(out, plan)
+    if finished is not None:
+        return Counter(dict(finished.counts))
+    prompts = [_render(author.renderer, request) for request in requests]
+    batches = plan_batches([len(ids) for ids in prompts], config.batch_size)
+    journal = Journal(out, plan)
+
+    def answer(number: int, batch: list[int]) -> list[dict[str, Any]]:
+        seeded = replace(config, seed=config.seed + number)
+        answers = answer_texts(
+            author.llm, author.tokenizer, [prompts[index] for index in batch], seeded
+        )
+        return [
+            {"id": requests[index].id, "text": one.text, "finish_reason": one.finish_reason}
+            for index, one in zip(batch, answers, strict=True)
+        ]
+
+    done, total = journal.row_count, len(requests)
+    with tqdm(initial=done, total=total, unit=" answers", disable=None) as progress:
+        rows = run_batches(journal, batches, answer, progress.update)
+    answers = {row["id"]: row for row in rows}
+    counts: Counter[str] = Counter(written=0)
+    conversations = list(_build_conversations(requests, answers, counts))
+    write_rows(out, conversations, replace(meta, plan=digest([plan]), counts=dict(counts)))
+    journal.remove()
+    return counts
+
+
+def _describe_plan(author: Author, requests: Sequence[Request], config: GenerationConfig) -> Plan:
+    return {
+        "language model": author.base.fingerprint,
+        "template": author.renderer.template_fingerprint(),
+        "manifest": digest(to_row(request.utterance) for request in requests),
+        "prompts": digest([request.id, request.prompt, request.hint] for request in requests),
+        "settings": json.dumps(asdict(config)),
+    }
+
+
+def _render(renderer: Renderer, request: Request) -> list[int]:
+    try:
+        return renderer.render_prompt([request.question_with_hint()], view="teacher").ids
+    except InputError as error:
+        raise InputError(f"utterance {request.utterance.id!r}: {error}") from error
+
+
+def find_fault(text: str) -> str | None:
+    """Why an answer is no training text: `empty`, `thinking`, `refusal`; None if it is one."""
+    if not text.strip():
+        return "empty"
+    if contains_thinking(text):
+        return "thinking"
+    return "refusal" if _REFUSAL.search(text) else None
+
+
+def _build_conversations(
+    requests: Sequence[Request], answers: dict[str, dict[str, Any]], counts: Counter[str]
+) -> Iterator[Conversation]:
+    """Join questions and answers, and count them."""
+    for request in requests:
+        answer = answers[request.id]
+        fault = find_fault(answer["text"])
+        counts[fault or "written"] += 1
+        if fault:
+            continue
+        reply = Message(role="assistant", content=(TextPart(text=answer["text"]),))
+        yield Conversation(
+            id=request.id,
+            messages=(request.question(), reply),
+            finish_reason=answer["finish_reason"],
+            kind=request.kind,
+            license=request.utterance.license,
+            source=request.utterance.source,
+            extra={"hint": request.hint} if request.hint else {},
+        )
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `blsp continuations`; 1 where nothing could be written."""
+    options = _parse(argv)
+    behaviours = load_behaviours(options.behaviours)
+    config = ContinuationConfig(
+        per_utterance=options.per_utterance,
+        share=read_share(options.share),
+        generation=read_generation(options),
+    )
+    author = load_author(options.llm, options.revision, read_variables(options.template_variable))
+    command = join_command("continuations", argv)
+    counts = continue_manifest(
+        options.manifest, options.out, author, behaviours, config, command=command
+    )
+    left_out = [f"{count} {reason}" for reason, count in counts.items() if reason != "written"]
+    print(
+        f"{options.out}: {counts['written']} conversations; "
+        f"left out: {', '.join(left_out) or 'none'}"
+    )
+    return 0 if counts["written"] else 1
+
+
+def read_share(text: str) -> tuple[int, int]:
+    """`2/4` -> (2, 4): the second of four processes, each with a GPU and an `--out` of its own."""
+    share, _, shares = text.partition("/")
+    if not (share.isdigit() and shares.isdigit() and 1 <= int(share) <= int(shares)):
+        raise InputError(f"--share: expected I/N such as 2/4, found {text!r}; count from 1")
+    return int(share), int(shares)
+
+
+def load_author(llm: str, revision: str | None, variables: dict[str, Any]) -> Author:
+    """Load a language model, its tokenizer and template."""
+    device, options = choose_device()
+    model, base = load_llm(llm, revision=revision, options=options)
+    model.to(device)  # type: ignore[arg-type]
+    tokenizer = load_tokenizer(llm, revision)
+    renderer = Renderer(tokenizer, variables)
+    return Author(llm=model.eval(), tokenizer=tokenizer, renderer=renderer, base=base)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="blsp continuations",
+        description="Let the language model answer each transcript; write conversations.",
+    )
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--llm", required=True, help="folder or hub id of the language model")
+    parser.add_argument("--revision", help="commit or tag of a hub id")
+    parser.add_argument(
+        "--behaviours", default="general", help=f"a YAML file, or {' or '.join(SHIPPED)}"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="conversations to write (.jsonl)")
+    parser.add_argument(
+        "--per-utterance", type=int, default=1, help="behaviours for each utterance (default 1)"
+    )
+    parser.add_argument(
+        "--share",
+        default="1/1",
+        metavar="I/N",
+        help="do one part of N of the utterances, so that N processes can do all; training takes "
+        "several files",
+    )
+    parser.add_argument(
+        "--template-variable",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for the chat template, such as date=2026-01-31; may be repeated",
+    )
+    add_generation_options(parser)
+    return parser.parse_args(argv)
