@@ -23,7 +23,7 @@ from blsp.generation import Answer
 from blsp.hardware import describe_hardware, peak_memory_mb
 from blsp.manifest import Meta, Utterance, find_root, read_manifest, to_row
 from blsp.metrics import build_normalizer
-from blsp.predictions import Prediction, PredictionLog
+from blsp.prediction_log import Prediction, PredictionLog
 from blsp.results import (
     CASCADE,
     EMPTY,

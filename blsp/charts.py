@@ -39,7 +39,7 @@ class Curve:
 def draw_bars(bars: Sequence[Bar], *, title: str) -> str:
     """Horizontal bars, scaled to 1 or to the largest value above it; values in percent."""
     top = max([1.0, *(bar.value for bar in bars)])
-    scale = (WIDTH - _LABEL - 46) / top
+    scale = (WIDTH - _LABEL - 56) / top
     rows = "".join(_draw_bar(bar, 4 + index * _ROW, scale) for index, bar in enumerate(bars))
     return _svg(rows, height=len(bars) * _ROW + 6, title=title)
 

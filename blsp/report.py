@@ -16,7 +16,7 @@ from typing import Any
 from blsp.charts import Bar, Curve, draw_bars, draw_curves, draw_map, series_of
 from blsp.errors import InputError
 from blsp.files import atomic_path
-from blsp.predictions import PredictionLog
+from blsp.prediction_log import PredictionLog
 from blsp.results import (
     CASCADE,
     EMPTY,
@@ -58,7 +58,9 @@ h3{font-size:1em;margin:0 0 6px}p{margin:6px 0;max-width:75ch}.dim{color:var(--d
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:6px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}thead th{background:var(--soft)}
-tr:last-child td{border-bottom:0}td small{color:var(--dim)}
+tr:last-child td{border-bottom:0}
+@media (max-width:600px){td:first-child{white-space:normal;min-width:8em}}
+td small{color:var(--dim)}
 .tag{font-size:.75em;border:1px solid var(--dim);border-radius:4px;padding:0 5px;color:var(--dim)}
 .bad{color:var(--bad);font-weight:600}.good{color:var(--good)}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(290px,1fr));gap:16px}
@@ -161,15 +163,19 @@ def _groups(results: Row) -> dict[tuple[str, str, str], dict[str, Row]]:
     return found
 
 
+def _first_metrics(results: Row) -> dict[str, str]:
+    """Task -> the metric that stands for it."""
+    return {task["name"]: task["metrics"][0] for task in results["tasks"]}
+
+
 def _headline(results: Row) -> str:
-    first = {task["name"]: task["metrics"][0] for task in results["tasks"]}
+    first = _first_metrics(results)
     held_out = {task["name"] for task in results["tasks"] if task["held_out"]}
     ratios = [
         one
         for one in results["comparisons"]
         if one["second"] == CASCADE
         and one["metric"] == first[one["task"]]
-        and one["metric"] not in LOWER_IS_BETTER
         and one["ratio"] is not None
     ]
     kinds = {
@@ -178,7 +184,9 @@ def _headline(results: Row) -> str:
     }
     tiles = [_ratio_tile(name, found) for name, found in kinds.items() if found]
     tiles += [
-        _tile(f"speech WER, {row['condition']}", _percent(row["value"]), _interval(row))
+        _tile(
+            escape(f"speech WER, {row['condition']}"), f"{_percent(row['value'])} %", _interval(row)
+        )
         for row in results["rows"]
         if row["metric"] == "wer" and row["system"] == SPEECH
     ]
@@ -200,7 +208,8 @@ def _headline(results: Row) -> str:
 def _ratio_tile(name: str, found: Sequence[Row]) -> str:
     worst = min(found, key=lambda one: one["ratio"])
     note = f"lowest: {worst['task']}, {worst['condition']}, {_percent(worst['ratio'])}"
-    return _tile(f"of the cascade, {name}", _percent(mean(r["ratio"] for r in found)), escape(note))
+    share = f"{_percent(mean(one['ratio'] for one in found))} %"
+    return _tile(f"of the cascade, {name}", share, escape(note))
 
 
 def _tile(name: str, value: str, note: str) -> str:
@@ -232,9 +241,9 @@ def _sanity(results: Row) -> str:
     verdicts = {
         (one["condition"], one["task"], one["metric"]): one["verdict"] for one in results["checks"]
     }
-    rows = []
+    rows, first = [], _first_metrics(results)
     for key, systems in _groups(results).items():
-        if not any(name in systems for name in SANITY):
+        if key[2] != first[key[1]] or not any(name in systems for name in SANITY):
             continue
         verdict = verdicts.get(key, "")
         mark = "bad" if verdict == "better" else "good" if verdict == "inside" else "dim"
@@ -306,8 +315,10 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _bars(results: Row) -> str:
-    cards = []
+    cards, first = [], _first_metrics(results)
     for (condition, task, metric), systems in _groups(results).items():
+        if metric != first[task] or WHISPER in systems:
+            continue
         bars = [
             Bar(
                 label=name,

@@ -6,7 +6,8 @@ versions, time, memory); `results.json` repeats that and adds:
 - `rows`: `system, task, condition, metric, value, ci_low, ci_high, n, held_out`, and how the number
   and its interval were made, `signature` and `interval`. All values are fractions.
 - `comparisons`: the speech model minus another system on the same utterances, paired, with
-  `difference, ci_low, ci_high, p_value, n`, and `ratio`, its value over the other's.
+  `difference, ci_low, ci_high, p_value, n`, and `ratio`, its value over the other's (null for error
+  rates, whose ratio says little, and over 0).
 - `checks`: whether shuffled audio scores inside the interval of shuffled transcripts; a `better`
   one means that the answer reaches the model by another way than the sound.
 - `counts` a system, task and condition: `n, missing, truncated, empty`, `invalid` where there are
@@ -25,7 +26,7 @@ from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.metrics import Normalizer, Pairs, Statistics, build_normalizer, compare, measure
 from blsp.metrics import invalid_rate as compute_invalid_rate
-from blsp.predictions import Prediction, PredictionLog
+from blsp.prediction_log import Prediction, PredictionLog
 from blsp.tasks import ERROR_RATES, LOWER_IS_BETTER, Task, compute_statistics
 
 FORMAT_VERSION = 1
@@ -171,6 +172,7 @@ def _rows(scores: Scores, where: Mapping[str, str], *, held_out: bool) -> Iterat
 
 def _comparisons(scores: Scores, where: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for metric, by_system in scores.items():
+        shares = metric not in LOWER_IS_BETTER
         for other in (CASCADE, TEXT_BOUND):
             if SPEECH not in by_system or other not in by_system:
                 continue
@@ -185,7 +187,7 @@ def _comparisons(scores: Scores, where: Mapping[str, str]) -> Iterator[dict[str,
                 "ci_low": found.ci_low,
                 "ci_high": found.ci_high,
                 "p_value": found.p_value,
-                "ratio": by_system[SPEECH].value / yardstick if yardstick else None,
+                "ratio": by_system[SPEECH].value / yardstick if shares and yardstick else None,
                 "n": found.n,
             }
 

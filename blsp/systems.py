@@ -22,6 +22,7 @@ from blsp.generation import (
     GenerationConfig,
     answer_speech,
     answer_texts,
+    build_renderer,
     build_speech_prompt,
     load_whisper,
     transcribe,
@@ -29,6 +30,7 @@ from blsp.generation import (
 from blsp.manifest import Message
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, load_checkpoint
 from blsp.model.foundations import resolve_folder
+from blsp.model.restoring import find_checkpoint
 from blsp.rendering import Renderer
 
 Messages = Sequence[Message]
@@ -69,10 +71,11 @@ def load_models(
     Raises:
         InputError: what cannot be loaded, or no Whisper to be found.
     """
-    model, processor = load_checkpoint(checkpoint, llm=llm, encoder=encoder)
+    folder = locate_checkpoint(checkpoint)
+    model, processor = load_checkpoint(folder, llm=llm, encoder=encoder)
     if torch.cuda.is_available():
         model.to("cuda")  # type: ignore[arg-type]
-    delta = hashlib.sha256((checkpoint / DELTA).read_bytes()).hexdigest()[:16]
+    delta = hashlib.sha256((folder / DELTA).read_bytes()).hexdigest()[:16]
     return build_models(
         model,
         processor,
@@ -80,6 +83,21 @@ def load_models(
         whisper=find_whisper(model, whisper),
         name={"checkpoint": str(checkpoint), "delta_sha256": delta},
     )
+
+
+def locate_checkpoint(source: str | Path) -> Path:
+    """Return the folder of a checkpoint, from its path or hub id.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = find_checkpoint(source)
+    if folder is None:
+        raise InputError(
+            f"{source}: expected a checkpoint of blsp, found none; name a folder that training "
+            "or `blsp import` wrote"
+        )
+    return folder
 
 
 def find_whisper(model: BlspForConditionalGeneration, source: str | None = None) -> Path:
@@ -116,11 +134,7 @@ def build_models(
         whisper: folder of the cascade's Whisper; loaded when it is first needed.
         name: what tells these weights from others, for `Models.description`.
     """
-    renderer = Renderer(
-        processor.tokenizer,
-        model.config.template_variables,
-        audio_token_id=model.config.audio_token_id,
-    )
+    renderer = build_renderer(model, processor)
     decoding = {key: value for key, value in asdict(config).items() if key != "batch_size"}
     description = {
         **name,

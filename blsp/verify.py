@@ -22,6 +22,7 @@ from torch import Tensor
 
 from blsp.audio import SAMPLING_RATE
 from blsp.checkpoint import read_delta, stored_tensors
+from blsp.generation import build_renderer
 from blsp.manifest import AudioPart, Message, TextPart
 from blsp.model import (
     BlspForConditionalGeneration,
@@ -30,7 +31,7 @@ from blsp.model import (
     save_checkpoint,
 )
 from blsp.model.foundations import resolve_folder
-from blsp.rendering import Renderer
+from blsp.systems import locate_checkpoint
 
 TOLERANCE = 1e-4
 """Largest difference of logits between a batch and its rows alone, in float32."""
@@ -93,10 +94,11 @@ def verify(
     Raises:
         InputError: it cannot be loaded.
     """
-    model, processor = load_checkpoint(checkpoint, llm=llm, encoder=encoder)
+    source = locate_checkpoint(checkpoint)
+    model, processor = load_checkpoint(source, llm=llm, encoder=encoder)
     yield check_weights(model, llm)
     yield check_text(model, processor)
-    yield check_delta(model, Path(checkpoint))
+    yield check_delta(model, source)
     recordings = [make_recording(seconds) for seconds in _SECONDS]
     first = answer_alone(model, processor, recordings[:2])
     with tempfile.TemporaryDirectory() as folder:
@@ -259,7 +261,8 @@ def answer(
     recordings: Sequence[NDArray[np.float32]],
 ) -> Answered:
     """Answer recordings in one left-padded batch, greedily and without stopping."""
-    device = model.get_input_embeddings().weight.device
+    embeddings: Any = model.get_input_embeddings()
+    device = embeddings.weight.device
     features = [processor.extract_features(recording) for recording in recordings]
     prompts = [_prompt_ids(model, processor, len(recording)) for recording in recordings]
     width = max(map(len, prompts))
@@ -285,11 +288,7 @@ def answer(
 def _prompt_ids(
     model: BlspForConditionalGeneration, processor: BlspProcessor, samples: int
 ) -> list[int]:
-    renderer = Renderer(
-        processor.tokenizer,
-        model.config.template_variables,
-        audio_token_id=model.config.audio_token_id,
-    )
+    renderer = build_renderer(model, processor)
     part = AudioPart(audio="recording", duration=samples / SAMPLING_RATE, transcript="")
     message = Message(role="user", content=(TextPart(text="Answer this:\n"), part))
     rendered = renderer.render_prompt([message], view="student")

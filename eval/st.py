@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"expected --target among {', '.join(LANGUAGES)}, found {options.target!r}; for others "
             "say how to ask with --instruction"
         )
-    name = LANGUAGES.get(options.target, options.target)
+    name: str = LANGUAGES.get(options.target) or options.target
     prompts = options.instruction or [INSTRUCTION]
     task = Task(
         name=f"st-{options.target}",

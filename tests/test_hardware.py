@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from blsp.hardware import find_nvidia_driver, measure_bf16_speedup
+from blsp.hardware import (
+    describe_hardware,
+    find_nvidia_driver,
+    measure_bf16_speedup,
+    peak_memory_mb,
+)
 
 
 def install_nvidia_smi(folder: Path, script: str) -> None:
@@ -38,3 +43,11 @@ def test_no_driver_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_bf16_probe_gives_a_ratio() -> None:
     assert 0.001 < measure_bf16_speedup(size=64, repeats=2) < 1000
+
+
+def test_the_peak_of_memory_is_in_megabytes() -> None:
+    assert 10 < peak_memory_mb() < 1_000_000
+
+
+def test_the_machine_is_described_by_its_cores() -> None:
+    assert f"{os.cpu_count()} CPU cores" in describe_hardware()

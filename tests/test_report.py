@@ -9,7 +9,7 @@ import pytest
 
 from blsp.charts import Bar, Curve, draw_bars, draw_curves, draw_map, series_of
 from blsp.errors import InputError
-from blsp.predictions import Prediction, PredictionLog
+from blsp.prediction_log import Prediction, PredictionLog
 from blsp.report import find_worst, write_report
 from blsp.results import recompute
 from blsp.tasks import Task
@@ -188,7 +188,7 @@ def test_a_bar_is_as_long_as_its_value() -> None:
     bars = [Bar(label=EVIL, value=v, low=v, high=v, style="s") for v in (0.5, 1.0, 2.0)]
     page = Page(draw_bars(bars, title=EVIL))
     widths = [float(a["width"] or 0) for tag, a in page.seen if tag == "rect"]
-    assert widths == [42.5, 85.0, 170.0]  # 320 wide, 104 of labels, 46 of numbers; 2.0 fills it
+    assert widths == [40.0, 80.0, 160.0]  # 320 wide, 104 of labels, 56 of numbers; 2.0 fills it
     assert "200.0%" in page.text
 
 

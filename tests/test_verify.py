@@ -148,3 +148,10 @@ def test_a_base_that_is_elsewhere_now_can_be_named(
         (moved / file.name).write_bytes(file.read_bytes())
     checks = verify(checkpoint, llm=str(moved))
     assert next(checks).found.endswith(str(moved))
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_line(
+    bases: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(bases["llm"])]) == 2
+    assert "expected a checkpoint of blsp, found none" in capsys.readouterr().err

@@ -28,7 +28,7 @@ from blsp.tiny.fitting import Progress
 from blsp.tiny.gates import Gate, check_all
 from blsp.tiny.llm import train_llm
 from blsp.tiny.speech import make_speech, plan_utterances
-from blsp.tiny.whisper import train_whisper
+from blsp.tiny.whisper import train_whisper, write_normalizer
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -90,6 +90,8 @@ def build(arguments: argparse.Namespace) -> None:
         whisper.cpu().bfloat16().save_pretrained(fresh / "whisper")
         extractor = WhisperFeatureExtractor(feature_size=80)
         WhisperProcessor(extractor, whisper_tokenizer).save_pretrained(fresh / "whisper")
+        # The library reads this file beside the tokenizer but does not write it.
+        write_normalizer(fresh / "whisper")
         llm.cpu().bfloat16().save_pretrained(fresh / "llm")
         tokenizer.save_pretrained(fresh / "llm")
     progress = {"whisper": heard, "llm": read}

@@ -82,9 +82,7 @@ def build_whisper_tokenizer(folder: Path) -> WhisperTokenizer:
     vocab = dict(table["vocab"])
     for token in SPECIAL:
         vocab[token] = len(vocab)
-    folder.mkdir(parents=True, exist_ok=True)
-    normalizer = folder / "normalizer.json"
-    normalizer.write_text(json.dumps(SPELLINGS, indent=1))
+    normalizer = write_normalizer(folder)
     tokenizer = WhisperTokenizer(
         vocab=vocab,
         merges=[tuple(pair) for pair in table["merges"]],
@@ -93,6 +91,14 @@ def build_whisper_tokenizer(folder: Path) -> WhisperTokenizer:
         additional_special_tokens=list(SPECIAL[1:]),
     )
     return tokenizer
+
+
+def write_normalizer(folder: Path) -> Path:
+    """Write ``normalizer.json``, which the English normaliser of the tokenizer reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "normalizer.json"
+    path.write_text(json.dumps(SPELLINGS, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def build_whisper(tokenizer: WhisperTokenizer, *, seed: int) -> WhisperForConditionalGeneration:

@@ -202,3 +202,11 @@ def test_a_checkpoint_that_names_no_whisper_needs_one(checkpoint: Path, whisper:
     with pytest.raises(ValueError, match="names none; give one with --whisper"):
         find_whisper(model)
     assert find_whisper(model, str(whisper)) == whisper
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_line(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["eval", str(tmp_path), "--task", "asr", "--manifest", str(manifest)]
+    assert main(call) == 2
+    assert f"{tmp_path}: expected a checkpoint of blsp, found none" in capsys.readouterr().err
