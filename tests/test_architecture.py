@@ -50,7 +50,6 @@ MODULES = [
     "continuation",
     "generate",
     "tasks",
-    "tasks",
     "prediction_log",
     "results",
     "systems",
