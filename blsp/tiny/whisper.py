@@ -139,6 +139,8 @@ def build_whisper(tokenizer: WhisperTokenizer, *, seed: int) -> WhisperForCondit
         suppress_tokens=[],
         max_length=config.max_target_positions,
         is_multilingual=True,
+        language="en",  # detection alone leaves out the task, and the decoder starts off wrong
+        task="transcribe",
         lang_to_id={"<|en|>": ids["<|en|>"]},
         task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
         no_timestamps_token_id=ids["<|notimestamps|>"],
