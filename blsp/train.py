@@ -27,7 +27,6 @@ from blsp.model import (
     compose,
     warm_start,
 )
-from blsp.model.foundations import Base
 from blsp.preflight import run_preflight
 from blsp.progress import FixedUtterances, Progress
 from blsp.recipe import Header, Recipe, dump_recipe, load_recipe
@@ -178,7 +177,7 @@ def build_dataset(
         renderer,
         load_features,
         lambda frames: processor.num_speech_tokens(frames * hop),
-        llm=Base(**model.config.bases["llm"]).name,  # type: ignore[index]
+        llm=model.config.bases["llm"]["fingerprint"],  # type: ignore[index]
     )
 
 

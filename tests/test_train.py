@@ -140,7 +140,7 @@ def test_conversations_of_the_same_model_need_no_permission(
     meta = Meta(
         command="test",
         root=str(folder / "data"),
-        llm=base.name,
+        llm=base.fingerprint,
         template=Renderer(tokenizer).template_fingerprint(),
     )
     path = tmp_path / "own.jsonl"

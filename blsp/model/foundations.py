@@ -39,13 +39,6 @@ class Base:
     """Commit of a hub id."""
     fingerprint: str
 
-    @property
-    def name(self) -> str:
-        """What conversations call the model that wrote them: the same wherever its folder lies."""
-        if self.revision:
-            return f"{self.source}@{self.revision}"
-        return f"{Path(self.source).name}@{self.fingerprint.removeprefix('sha256:')[:16]}"
-
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
         return asdict(self)

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.count < 1:
         raise InputError(f"expected --count of at least 1, found {arguments.count}; give more")
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     run(arguments.out, count=arguments.count)
     return 0
 
