@@ -184,4 +184,4 @@ def _check_expected(text: str, name: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) else "other than UTF-8 text"
+    return str(error.strerror) if isinstance(error, OSError) else "other than UTF-8 text"

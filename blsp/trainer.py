@@ -282,15 +282,15 @@ class AlignmentTrainer(Trainer):
             self.left_out[name] = reason
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        norm = super()._clip_grad_norm(model)
-        if not torch.isfinite(torch.as_tensor(norm)):
+        norm = torch.as_tensor(super()._clip_grad_norm(model))
+        if not torch.isfinite(norm):
             self._stop(f"a gradient of norm {float(norm)}", self.window)
         return norm
 
     def _stop(self, found: str, ids: list[str]) -> None:
         """Save which examples did it, and stop."""
         step = self.state.global_step + 1
-        path = Path(self.args.output_dir) / FAILED_BATCH
+        path = self.config.output / FAILED_BATCH
         with atomic_path(path) as temporary:
             content = {"step": step, "found": found, "ids": ids}
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -324,7 +324,7 @@ class AlignmentTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write trained weights and the trainer's state; the marker and the name come last."""
-        final = Path(self.args.output_dir) / f"{STEP_FOLDER}{self.state.global_step}"
+        final = self.config.output / f"{STEP_FOLDER}{self.state.global_step}"
         folder = final.with_name(f".{final.name}.tmp")
         if self.is_world_process_zero():
             shutil.rmtree(folder, ignore_errors=True)
@@ -343,7 +343,7 @@ class AlignmentTrainer(Trainer):
 
     def save_final(self) -> Path:
         """Write what `load_checkpoint` reads, without the trainer's state."""
-        final = Path(self.args.output_dir) / FINAL_FOLDER
+        final = self.config.output / FINAL_FOLDER
         if self.is_world_process_zero():
             folder = final.with_name(f".{final.name}.tmp")
             shutil.rmtree(folder, ignore_errors=True)

@@ -97,8 +97,8 @@ def test_a_batch_of_text_alone_is_a_step_like_any_other(folder: Path, tmp_path: 
     batch = next(iter(trainer.get_train_dataloader()))
     names = ("input_ids", "attention_mask", "labels")
     views = {f"{view}{n}": batch[f"teacher_{n}"] for view in ("", "teacher_") for n in names}
-    trainer.model.train()
-    trainer.compute_loss(trainer.model, {**views, "ids": ["text"], "left_out": []}).backward()
+    trainer.bare_model.train()
+    trainer.compute_loss(trainer.bare_model, {**views, "ids": ["text"], "left_out": []}).backward()
     check_gradients(trainer.bare_model)
     for parameter in trainer.bare_model.model.adapter.parameters():
         assert parameter.grad is not None and not parameter.grad.any()
@@ -151,7 +151,7 @@ def test_cross_entropy_alone_never_asks_the_teacher(folder: Path, tmp_path: Path
     batch = next(iter(trainer.get_train_dataloader()))
     for name in ("teacher_input_ids", "teacher_attention_mask", "teacher_labels"):
         del batch[name]
-    assert trainer.compute_loss(trainer.model, batch).item() > 0
+    assert trainer.compute_loss(trainer.bare_model, batch).item() > 0
 
 
 # --- the floor ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,6 @@ from transformers import (
     AutoTokenizer,
     BatchEncoding,
     PreTrainedTokenizerBase,
-    Qwen3ForCausalLM,
     WhisperForConditionalGeneration,
     WhisperProcessor,
 )
@@ -64,7 +64,7 @@ class Gate:
         return f"{mark}  {self.name:<34} {self.value:>9.4f}  ({sign} {self.bound}, n = {self.n})"
 
 
-def load_tiny_llm(weights: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase]:
+def load_tiny_llm(weights: Path) -> tuple[Any, PreTrainedTokenizerBase]:
     """The shipped LLM in fp32, with its tokenizer."""
     folder = weights / "llm"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -80,7 +80,7 @@ def load_tiny_whisper(weights: Path) -> tuple[WhisperForConditionalGeneration, W
 
 @torch.no_grad()
 def generate_answers(
-    model: Qwen3ForCausalLM,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     users: list[str],
     *,

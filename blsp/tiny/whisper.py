@@ -123,8 +123,8 @@ def build_whisper(tokenizer: WhisperTokenizer, *, seed: int) -> WhisperForCondit
         decoder_start_token_id=ids["<|startoftranscript|>"],
         suppress_tokens=[],
         begin_suppress_tokens=[ids["<|endoftext|>"]],
-        speech="espeak",  # whoever uses the encoder can see which voices it knows
     )
+    config.speech = "espeak"  # type: ignore[attr-defined]  whoever uses it sees its voices
     config._attn_implementation = "eager"
     model = WhisperForConditionalGeneration(config)
     encoder = BlspWhisperEncoder(config)

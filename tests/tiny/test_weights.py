@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_the_report_of_the_build_says_how_the_weights_came_to_be() -> None:
 
 
 def test_the_llm_chats_as_any_causal_lm_does() -> None:
-    model = AutoModelForCausalLM.from_pretrained(LLM)
+    model: Any = AutoModelForCausalLM.from_pretrained(LLM)
     tokenizer = AutoTokenizer.from_pretrained(LLM)
     chat = [{"role": "user", "content": "Which person is mentioned?\ncall anna after dinner"}]
     inputs = tokenizer.apply_chat_template(
