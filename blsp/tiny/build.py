@@ -59,7 +59,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--utterances", type=int, default=64_000, help="of training speech")
     parser.add_argument("--whisper-steps", type=int, default=4_000)
-    parser.add_argument("--llm-steps", type=int, default=7_500)
+    parser.add_argument("--llm-steps", type=int, default=7_000)
     parser.add_argument("--note", action="append", default=[], help="a remark for build.json")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args(argv)

@@ -133,7 +133,7 @@ def ask(wording: str, spoken: str, *, hint: str = "", first: bool = True) -> str
 
 
 def sample_turn(rng: random.Random, kind: str, sentence: Sentence) -> Turn:
-    """One question of ``kind`` about ``sentence``; a quarter of them say how the speaker sounds."""
+    """One question of ``kind`` about ``sentence``; some of them say how the speaker sounds."""
     emotions = instructions()["emotions"]
     likely = 0.7 if kind == "emotion" else 0.2
     emotion = rng.choice(list(emotions)) if rng.random() < likely else "neutral"
