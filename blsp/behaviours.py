@@ -119,7 +119,7 @@ def draw_requests(
     for utterance in utterances:
         rng = random.Random(f"{seed} {utterance.id}")
         for behaviour in rng.sample(behaviours.behaviours, per_utterance):
-            prompt = _place(rng.choice(behaviour.prompts), first=rng.random() < 0.5)
+            prompt = place_prompt(rng.choice(behaviour.prompts), first=rng.random() < 0.5)
             hint = behaviours.hints.get(utterance.emotion or "", "") if behaviour.with_hint else ""
             requests.append(
                 Request(utterance=utterance, kind=behaviour.kind, prompt=prompt, hint=hint)
@@ -127,7 +127,7 @@ def draw_requests(
     return requests
 
 
-def _place(prompt: str, *, first: bool) -> str:
+def place_prompt(prompt: str, *, first: bool) -> str:
     """Put the words after the instruction or before it, unless the prompt says where."""
     if AUDIO_PLACE in prompt:
         return prompt

@@ -32,6 +32,7 @@ from blsp.results import (
     RUN,
     SHUFFLED_AUDIO,
     SHUFFLED_TEXT,
+    SIMILARITY,
     SPEECH,
     SYSTEMS,
     TEXT_BOUND,
@@ -186,10 +187,23 @@ def run(
     log = PredictionLog(out)
     for test_set in benchmark.sets:
         _run_set(_Asking(benchmark, test_set, models, log, on_progress or _silent))
+    if models.map_sentence is not None and SPEECH in benchmark.systems:
+        _map_one(benchmark.sets[0], models.map_sentence, out)
     record["seconds"] = round(record["seconds"] + time.monotonic() - started, 1)
     record["peak_memory_mb"] = max(record["peak_memory_mb"], peak_memory_mb())
     write_json(out / RUN, record | {"finished": True})
     return recompute(out)
+
+
+def _map_one(
+    test_set: TestSet, map_sentence: Callable[[Audio, str], dict[str, Any]], out: Path
+) -> None:
+    """Keep the similarity map of the first utterance that has words, for the report."""
+    for one in test_set.utterances:
+        if one.text:
+            audio = _load(one, test_set.root)
+            write_json(out / SIMILARITY, map_sentence(audio, one.text))
+            return
 
 
 def pick_partners(utterances: Sequence[Utterance], *, seed: int) -> dict[str, Utterance]:
@@ -332,12 +346,13 @@ class _Asking:
 
     def load(self, utterance: Utterance) -> Audio:
         """Samples of an utterance."""
-        return load_audio(
-            utterance.audio,
-            start=utterance.start,
-            duration=utterance.duration,
-            root=self.test_set.root,
-        )
+        return _load(utterance, self.test_set.root)
+
+
+def _load(utterance: Utterance, root: Path) -> Audio:
+    return load_audio(
+        utterance.audio, start=utterance.start, duration=utterance.duration, root=root
+    )
 
 
 def _run_set(asking: _Asking) -> None:

@@ -24,6 +24,7 @@ from blsp.results import (
     RESULTS,
     SHUFFLED_AUDIO,
     SHUFFLED_TEXT,
+    SIMILARITY,
     SPEECH,
     TEXT_BOUND,
     WHISPER,
@@ -33,7 +34,7 @@ from blsp.results import (
 )
 from blsp.tasks import LOWER_IS_BETTER, Task
 
-REPORT, LOG, SIMILARITY = "report.html", "log.jsonl", "similarity.json"
+REPORT, LOG = "report.html", "log.jsonl"
 WORST = 8
 """Examples shown of each task."""
 
@@ -92,8 +93,7 @@ def write_report(folder: str | Path, *, training: Path | None = None) -> Path:
 
     Args:
         folder: with ``results.json`` and ``predictions/``.
-        training: folder whose ``log.jsonl`` and ``similarity.json`` are shown; by default the run's
-            own.
+        training: folder whose ``log.jsonl`` is shown; by default the run's own.
 
     Raises:
         InputError: no results there, or a file beside them that cannot be read.
@@ -113,7 +113,7 @@ def build_report(folder: Path, training: Path) -> str:
         _sanity(results),
         _bars(results),
         _training(_load_lines(training / LOG)),
-        _similarity(training / SIMILARITY),
+        _similarity(folder / SIMILARITY),
         _worst(results, folder),
         _origin(results),
     ]

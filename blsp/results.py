@@ -30,7 +30,7 @@ from blsp.prediction_log import Prediction, PredictionLog
 from blsp.tasks import ERROR_RATES, LOWER_IS_BETTER, Task, compute_statistics
 
 FORMAT_VERSION = 1
-RUN, RESULTS = "run.json", "results.json"
+RUN, RESULTS, SIMILARITY = "run.json", "results.json", "similarity.json"
 
 SPEECH, TEXT_BOUND, CASCADE, WHISPER = "speech", "text bound", "cascade", "whisper"
 RANDOM, EMPTY = "random", "empty"

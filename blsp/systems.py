@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from blsp.audio import SAMPLING_RATE
 from blsp.checkpoint import DELTA
 from blsp.errors import InputError
 from blsp.generation import (
@@ -25,9 +26,11 @@ from blsp.generation import (
     build_renderer,
     build_speech_prompt,
     load_whisper,
+    place_audio,
     transcribe,
 )
-from blsp.manifest import Message
+from blsp.manifest import AudioPart, Message
+from blsp.meters import similarity_map
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, load_checkpoint
 from blsp.model.foundations import resolve_folder
 from blsp.model.restoring import find_checkpoint
@@ -49,6 +52,9 @@ class Models:
     """What they are and how they decode; a run is continued only with the same."""
     whisper: Path
     """Folder of the Whisper, for its table of spellings."""
+    map_sentence: Callable[[Audio, str], dict[str, Any]] | None = None
+    """A recording and its transcript -> `text`, its `tokens`, and `values`: the cosine of every
+    speech position with every token."""
 
 
 def load_models(
@@ -152,13 +158,57 @@ def build_models(
         ]
         return answer_speech(model, processor, prompts, config)
 
+    def map_sentence(audio: Audio, text: str) -> dict[str, Any]:
+        return _map_sentence(model, processor, renderer, audio, text)
+
     return Models(
+        map_sentence=map_sentence,
         read=_Reader(model, renderer, config).read,
         hear=hear,
         transcribe=_Scribe(model, whisper, config).transcribe,
         description=description,
         whisper=whisper,
     )
+
+
+@torch.no_grad()
+def _map_sentence(
+    model: BlspForConditionalGeneration,
+    processor: BlspProcessor,
+    renderer: Renderer,
+    audio: Audio,
+    text: str,
+) -> dict[str, Any]:
+    """Compare what the language model makes, half-way up, of a recording and of its words."""
+    part = AudioPart(audio="recording", duration=len(audio) / SAMPLING_RATE, transcript=text)
+    chat = [place_audio("", part)]
+    heard = build_speech_prompt(renderer, processor, chat, [audio])
+    read = renderer.render_prompt(chat, view="teacher")
+    features = processor.pad_features(list(heard.features))
+    device = model.device
+    layer = model.config.get_text_config(decoder=True).num_hidden_layers // 2
+
+    def states(ids: list[int], **more: torch.Tensor) -> torch.Tensor:
+        given = torch.tensor([ids], device=device)
+        more = {name: tensor.to(device) for name, tensor in more.items()}
+        output = model(
+            input_ids=given,
+            attention_mask=torch.ones_like(given),
+            output_hidden_states=True,
+            skip_lm_head=True,
+            **more,
+        )
+        return output.hidden_states[layer][0]  # (T, D)
+
+    spoken = torch.tensor([token == processor.audio_token_id for token in heard.ids], device=device)
+    (start, end) = read.transcripts[0]
+    values = similarity_map(states(heard.ids, **features)[spoken], states(read.ids)[start:end])
+    tokens = [renderer.tokenizer.decode([token]).strip() for token in read.ids[start:end]]
+    return {
+        "text": text,
+        "tokens": tokens,
+        "values": [[round(value, 3) for value in row] for row in values.tolist()],
+    }
 
 
 class _Reader:

@@ -27,7 +27,7 @@ from blsp.files import explained_writes
 from blsp.tiny.fitting import Progress
 from blsp.tiny.gates import Gate, check_all
 from blsp.tiny.llm import train_llm
-from blsp.tiny.speech import make_speech, plan_utterances
+from blsp.tiny.speech import make_speech, plan_emotions, plan_utterances
 from blsp.tiny.whisper import train_whisper, write_normalizer
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -56,6 +56,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/tiny-build"), help="speech and training state"
     )
+    parser.add_argument(
+        "--init-from", type=Path, help="earlier tiny weights to go on from, at a lower rate"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--utterances", type=int, default=64_000, help="of training speech")
     parser.add_argument("--whisper-steps", type=int, default=4_000)
@@ -72,6 +75,7 @@ def build(arguments: argparse.Namespace) -> None:
     speech, seed = arguments.folder / "speech", arguments.seed
     make_speech(plan_utterances(seed, "dev", 400), speech, "dev-clean")
     make_speech(plan_utterances(seed, "dev", 400, snr_db=5.0), speech, "dev-noisy")
+    make_speech(plan_emotions(seed, "dev", 60), speech, "dev-emotion")
     make_speech(plan_utterances(seed, "train", arguments.utterances), speech, "train")
     whisper, whisper_tokenizer, heard = train_whisper(
         arguments.folder / "whisper",
@@ -79,9 +83,14 @@ def build(arguments: argparse.Namespace) -> None:
         seed=seed,
         steps=arguments.whisper_steps,
         device=device,
+        init_from=arguments.init_from and arguments.init_from / "whisper",
     )
     llm, tokenizer, read = train_llm(
-        arguments.folder / "llm", seed=seed, steps=arguments.llm_steps, device=device
+        arguments.folder / "llm",
+        seed=seed,
+        steps=arguments.llm_steps,
+        device=device,
+        init_from=arguments.init_from and arguments.init_from / "llm",
     )
     fresh = arguments.weights.with_name("weights.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -128,6 +137,12 @@ def _write_report(
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in gates],
         "curves": {name: fit.curve for name, fit in progress.items()},
     }
+    if arguments.init_from:
+        earlier = json.loads((arguments.init_from / "build.json").read_text(encoding="utf-8"))
+        report["command"] += f" --init-from {arguments.init_from}"
+        report["init_from"] = {
+            key: earlier[key] for key in ("command", "notes", "hours", "curves") if key in earlier
+        }
     (folder / "build.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
 from blsp.errors import InputError
 from blsp.files import atomic_path
@@ -118,6 +119,28 @@ def fit(
             _save_state(model, optimizer, progress, folder)
             last_saved = time.monotonic()
     return progress
+
+
+def start_from(model: nn.Module, weights: Path, *, vocabulary: dict[str, int]) -> None:
+    """Give ``model`` the shipped weights in ``weights`` to go on from.
+
+    Raises:
+        InputError: there are none, or they are of another shape or vocabulary.
+    """
+    if not (weights / "model.safetensors").exists():
+        raise InputError(f"{weights}: expected tiny weights to go on from, found none")
+    known = AutoTokenizer.from_pretrained(weights).get_vocab()
+    if known != vocabulary:
+        raise InputError(
+            f"{weights}: expected the vocabulary of today's text world, found another; "
+            "train from nothing, without --init-from"
+        )
+    found = load_file(weights / "model.safetensors")
+    wanted = dict(model.named_parameters())
+    if any(name not in wanted or wanted[name].shape != found[name].shape for name in found):
+        raise InputError(f"{weights}: expected the tiny model's shapes, found others")
+    for name, tensor in found.items():
+        wanted[name].data.copy_(tensor)
 
 
 def _line(progress: Progress, config: FitConfig, numbers: dict[str, float], loss: Tensor) -> str:

@@ -28,7 +28,7 @@ from blsp.tiny.llm import ask
 from blsp.tiny.speech import make_speech, plan_emotions, plan_utterances
 from blsp.tiny.store import SpeechStore, load_store, store_features
 from blsp.tiny.voices import EMOTIONS, voices_of
-from blsp.tiny.whisper import score_words, transcribe
+from blsp.tiny.whisper import pool_rows, score_words, transcribe
 from blsp.tiny.world import (
     Sentence,
     answer,
@@ -84,7 +84,7 @@ def generate_answers(
     tokenizer: PreTrainedTokenizerBase,
     users: list[str],
     *,
-    batch: int = 100,
+    batch: int = 200,
     max_new_tokens: int = 128,
 ) -> list[str]:
     """Greedy answers to one-turn chats, control tokens other than the end left visible."""
@@ -184,11 +184,7 @@ def variable_length(model: WhisperForConditionalGeneration) -> WhisperForConditi
 @torch.no_grad()
 def pool_encoder(model: WhisperForConditionalGeneration, store: SpeechStore) -> Tensor:
     """Mean encoder row of every utterance, (N, D), each at its true length."""
-    encoder = variable_length(model).model.encoder
-    rows = []
-    for features in store_features(store):
-        rows.append(encoder(features.T[None]).last_hidden_state[0].mean(0))
-    return torch.stack(rows)
+    return pool_rows(variable_length(model).model.encoder, store_features(store))
 
 
 def fit_probe(inputs: Tensor, labels: Tensor, classes: int) -> Callable[[Tensor], Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from blsp.tiny.fitting import FitConfig, Progress, fit, probe_autocast_dtype
+from blsp.tiny.fitting import FitConfig, Progress, fit, probe_autocast_dtype, start_from
 from blsp.tiny.world import (
     Sentence,
     Split,
@@ -46,9 +46,14 @@ CHAT_TEMPLATE = (
 
 # Learnt last, so asked more often: what must be counted, collected over two clauses, or is long.
 HARD_KINDS = (
-    *("count_words", "count_words", "count_words", "translate_de", "translate_de", "reverse"),
-    *("when", "when", "where", "how_many", "what", "what", "slots", "slots"),
+    *("count_words",) * 7,
+    *("translate_de",) * 6,
+    *("reverse", "when", "where", "how_many", "what", "slots"),
 )
+
+
+PAUSED = 0.5
+"""Share of the training sentences that are read with their pauses."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +137,25 @@ def ask(wording: str, spoken: str, *, hint: str = "", first: bool = True) -> str
     return f"{hint}\n{spoken}\n{wording}".lstrip()
 
 
-def sample_turn(rng: random.Random, kind: str, sentence: Sentence) -> Turn:
-    """One question of ``kind`` about ``sentence``; some of them say how the speaker sounds."""
+def write_pauses(rng: random.Random, text: str) -> str:
+    """``text`` as it would be taken down with its pauses, each a run of dots: ``call.. anna.``.
+
+    Every language model has read such text. A model that hears gives some speech embeddings to
+    every word and some to none, and one that never met an empty position could not pass over them.
+    """
+    longest = rng.choice([1, 3, 6])
+    words = [f"{word}{'.' * rng.randint(0, longest)}" for word in text.split()]
+    return "." * rng.randint(0, longest) + " ".join(words)
+
+
+def sample_turn(rng: random.Random, kind: str, sentence: Sentence, *, spoken: str) -> Turn:
+    """One question of ``kind`` about ``sentence``, read as ``spoken``; some of them say how the
+    speaker sounds."""
     emotions = instructions()["emotions"]
     likely = 0.7 if kind == "emotion" else 0.2
     emotion = rng.choice(list(emotions)) if rng.random() < likely else "neutral"
     wording = rng.choice(instructions()["kinds"][kind])
-    user = ask(wording, sentence.text, hint=emotions[emotion]["hint"], first=rng.random() < 0.5)
+    user = ask(wording, spoken, hint=emotions[emotion]["hint"], first=rng.random() < 0.5)
     return Turn(user, answer(kind, sentence, emotion=emotion), kind)
 
 
@@ -146,11 +163,12 @@ def sample_word_salad(rng: random.Random) -> list[Turn]:
     """Turns about the surface of random words, which no grammar can guess: they teach copying."""
     words = rng.choices(_words(), k=rng.randint(2, 12))
     sentence = Sentence(" ".join(words), "", ())
+    spoken = _take_down(rng, sentence, "train")
     first = rng.random() < 0.5
     turns = []
     for kind in rng.choices(["repeat", "repeat", "reverse", "first_word", "last_word"], k=2):
         wording = rng.choice(instructions()["kinds"][kind])
-        user = wording if turns else ask(wording, sentence.text, first=first)
+        user = wording if turns else ask(wording, spoken, first=first)
         turns.append(Turn(user, answer(kind, sentence), kind))
     return turns
 
@@ -165,20 +183,28 @@ def sample_conversation(rng: random.Random, split: Split) -> list[Turn]:
     if split == "train" and rng.random() < 0.1:
         return sample_word_salad(rng)
     sentence = sample_sentence(rng, split)
+    spoken = _take_down(rng, sentence, split)
     pool = [*kinds(), *HARD_KINDS]
     if rng.random() < 0.1:
-        turns = [Turn(sentence.text, answer("reply", sentence), "reply")]
+        turns = [Turn(spoken, answer("reply", sentence), "reply")]
     else:
-        turns = [sample_turn(rng, rng.choice(pool), sentence)]
+        turns = [sample_turn(rng, rng.choice(pool), sentence, spoken=spoken)]
     for _ in range(rng.choice([0, 1, 2, 3])):
         kind = rng.choice(pool)
         if rng.random() < 0.2:
             sentence = sample_sentence(rng, split)
-            turns.append(sample_turn(rng, kind, sentence))
+            spoken = _take_down(rng, sentence, split)
+            turns.append(sample_turn(rng, kind, sentence, spoken=spoken))
         else:
             wording = rng.choice(instructions()["kinds"][kind])
             turns.append(Turn(wording, answer(kind, sentence, emotion=_emotion(turns)), kind))
     return turns
+
+
+def _take_down(rng: random.Random, sentence: Sentence, split: Split) -> str:
+    """The sentence as it is read: in training, every other time with pauses."""
+    pauses = split == "train" and rng.random() < PAUSED
+    return write_pauses(rng, sentence.text) if pauses else sentence.text
 
 
 def _emotion(turns: list[Turn]) -> str:
@@ -248,11 +274,19 @@ def answer_loss(model: Qwen3ForCausalLM, ids: Tensor, labels: Tensor) -> tuple[T
 
 
 def train_llm(
-    folder: Path, *, seed: int, steps: int, batch: int = 40, device: torch.device
+    folder: Path,
+    *,
+    seed: int,
+    steps: int,
+    batch: int = 40,
+    device: torch.device,
+    init_from: Path | None = None,
 ) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, Progress]:
-    """Train to ``steps`` (resumes); the log goes to standard output."""
+    """Train to ``steps`` (resumes), from nothing or from the weights in ``init_from``."""
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, seed=seed)
+    if init_from:
+        start_from(model, init_from, vocabulary=tokenizer.get_vocab())
     nn.Module.to(model, device)
     dtype = probe_autocast_dtype(device)
 
@@ -274,6 +308,6 @@ def train_llm(
             "dev_right": sum(numbers["right"] for _, numbers in results) / len(results),
         }
 
-    config = FitConfig(steps=steps, learning_rate=2e-3)
+    config = FitConfig(steps=steps, learning_rate=1e-3 if init_from else 2e-3)
     progress = fit(model, loss_at, config, folder=folder, evaluate=evaluate)
     return model, tokenizer, progress

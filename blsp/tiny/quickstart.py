@@ -1,121 +1,224 @@
-"""``blsp quickstart``: the embedded tiny world at work, from spoken sentence to answer.
+"""``blsp quickstart``: the whole pipeline on the embedded tiny world, as a user would run it.
 
-Unseen sentences are spoken by unseen voices, the tiny Whisper transcribes them at their true
-length, and the tiny LLM answers about the true transcript (text bound) and about Whisper's
-(cascade). These are the two yardsticks a speech model is measured against.
+Speech is made, the LLM answers the transcripts, the modality adapter learns to make it answer the
+recordings alike, and the result is scored beside its text bound and its cascade on sentences,
+voices, rates and pitches that no training saw. Everything but the speech goes through the very
+functions behind `blsp continuations`, `blsp train`, `blsp eval` and `blsp generate`; called again,
+it goes on where it stopped.
 """
 
 import argparse
 import json
-import random
+import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import soundfile
+import torch
 from transformers.utils import logging
 
-from blsp import __version__
+from blsp.arguments import choose_device, join_command
+from blsp.behaviours import Behaviour, load_behaviours, place_prompt
+from blsp.benchmark import Benchmark, TestSet, load_test_set, run
+from blsp.checkpoint import is_complete
+from blsp.continuation import ContinuationConfig, continue_manifest, load_author
 from blsp.errors import InputError
-from blsp.files import atomic_path
-from blsp.tiny.gates import (
-    generate_answers,
-    load_tiny_llm,
-    load_tiny_whisper,
-    variable_length,
+from blsp.evaluate import format_results
+from blsp.generation import (
+    GenerationConfig,
+    answer_speech,
+    build_renderer,
+    build_speech_prompt,
+    place_audio,
 )
-from blsp.tiny.llm import ask
-from blsp.tiny.speech import make_speech, plan_utterances
-from blsp.tiny.store import load_store, store_features
-from blsp.tiny.whisper import score_words, transcribe
-from blsp.tiny.world import Sentence, answer, instructions, sample_sentences
+from blsp.manifest import AudioPart
+from blsp.model import BlspForConditionalGeneration, BlspProcessor, load_checkpoint
+from blsp.recipe import load_recipe
+from blsp.systems import Models, build_models
+from blsp.tasks import Task
+from blsp.tiny.speech import Plan, make_speech, plan_utterances, say
+from blsp.tiny.voices import voices_of
+from blsp.tiny.world import answer, kinds, sample_sentences
+from blsp.train import resolve, train
+from blsp.trainer import FINAL_FOLDER, find_checkpoints
 
-WEIGHTS = Path(__file__).parent / "weights"
-SHOWN = ("repeat", "translate_de", "intent", "reply")
+HERE = Path(__file__).parent
+WEIGHTS, RECIPE = HERE / "weights", HERE / "quickstart.yaml"
 SEED = 2
+TRAIN_UTTERANCES, DEV_UTTERANCES = 4_000, 100
+TRAIN_SNR_DB, TEST_SNR_DB = 8.0, 5.0
+EXAMPLE = "please remind anna to water the plants in the kitchen at half past seven"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job, print the table, write ``OUT/results.json``; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="blsp quickstart", description=__doc__)
+    """Run the job; returns the exit code."""
+    argv = sys.argv[2:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="blsp quickstart", description="Run the whole pipeline on the embedded tiny world."
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"))
-    parser.add_argument("--count", type=int, default=100, help="spoken sentences (default 100)")
-    arguments = parser.parse_args(argv)
-    if arguments.count < 1:
-        raise InputError(f"expected --count of at least 1, found {arguments.count}; give more")
+    parser.add_argument("--count", type=int, default=100, help="test sentences (default 100)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
+    options = parser.parse_intermixed_args(argv)
+    if options.count < 2:
+        raise InputError(f"expected --count of at least 2, found {options.count}; give more")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    run(arguments.out, count=arguments.count)
+    started = time.monotonic()
+    speak(options.out, options.count)
+    write_conversations(options.out)
+    checkpoint = align(options.out, options.overrides)
+    model, processor = load_checkpoint(checkpoint, options=choose_device()[1])
+    model.eval().to(choose_device()[0])
+    score(options.out, options.count, model, processor, join_command("quickstart", argv))
+    show(options.out, model, processor)
+    print(f"\nall of it took {time.monotonic() - started:.0f} s")
+    print(f"written: {options.out / 'results.json'}, {options.out / 'report.html'}")
+    print(f"talk to it: blsp chat {shlex.quote(str(checkpoint))}")
     return 0
 
 
-def run(out: Path, *, count: int) -> None:
-    """Speak, transcribe, answer and score ``count`` sentences of the test split."""
-    start = time.monotonic()
-    sentences = sample_sentences(SEED, "test", count)
-    heard, rows = {}, []
-    whisper, processor = load_tiny_whisper(WEIGHTS)
-    listener = variable_length(whisper)
-    for condition, snr_db in (("clean", None), ("5 dB", 5.0)):
-        name = f"test-{condition.replace(' ', '')}-{count}"
-        print(f"speaking and transcribing {count} unseen sentences, unseen voices, {condition}")
-        plans = plan_utterances(SEED, "test", count, snr_db=snr_db)
-        store = load_store(make_speech(plans, out / "speech", name))
-        texts = transcribe(listener, processor.tokenizer, store_features(store), padding="true")
-        heard[condition] = texts
-        error = score_words([sentence.text for sentence in sentences], texts)
-        rows.append(_row("whisper", "asr", condition, "wer", error, count))
-    rows += score_answers(sentences, heard)
-    _write(out / "results.json", rows, seconds=time.monotonic() - start)
-    _print_table(rows)
-    print(f"\nwritten: {out / 'results.json'} ({time.monotonic() - start:.0f} s)")
+def _step(number: int, text: str) -> None:
+    print(f"\n[{number}/5] {text}", flush=True)
 
 
-def score_answers(sentences: list[Sentence], heard: dict[str, list[str]]) -> list[dict]:
-    """Exact match of the LLM on the true text and on each transcript; one example is printed."""
-    llm, tokenizer = load_tiny_llm(WEIGHTS)
-    rows = []
-    systems = {("text bound", "clean"): [sentence.text for sentence in sentences]}
-    systems |= {("cascade", condition): texts for condition, texts in heard.items()}
-    print(f"\nspoken    {sentences[0].text}\nheard     {heard['clean'][0]}")
-    for kind in SHOWN:
-        wording = random.Random(kind).choice(instructions()["kinds"][kind])
-        for (system, condition), texts in systems.items():
-            answers = generate_answers(llm, tokenizer, [ask(wording, text) for text in texts])
-            pairs = zip(answers, sentences, strict=True)
-            right = sum(given == answer(kind, sentence) for given, sentence in pairs)
-            rows.append(_row(system, kind, condition, "exact", right / len(texts), len(texts)))
-            if (system, condition) == ("cascade", "clean"):
-                print(f"{wording:<32} {answers[0]}")
-    return rows
+# --- the steps ------------------------------------------------------------------------------------
 
 
-def _row(system: str, task: str, condition: str, metric: str, value: float, n: int) -> dict:
+def plan_speech(count: int) -> dict[str, list[Plan]]:
+    """Name of a manifest -> its utterances; splits share neither sentence nor voice."""
+    half = TRAIN_UTTERANCES // 2
     return {
-        "system": system,
-        "task": task,
-        "condition": condition,
-        "metric": metric,
-        "value": value,
-        "n": n,
+        "train-clean": plan_utterances(SEED, "train", half),
+        "train-noisy": plan_utterances(SEED + 1, "train", half, snr_db=TRAIN_SNR_DB),
+        "dev-clean": plan_utterances(SEED, "dev", DEV_UTTERANCES),
+        f"test-clean-{count}": plan_utterances(SEED, "test", count),
+        f"test-noisy-{count}": plan_utterances(SEED, "test", count, snr_db=TEST_SNR_DB),
     }
 
 
-def _write(path: Path, rows: list[dict], *, seconds: float) -> None:
-    result = {
-        "rows": rows,
-        "command": "blsp quickstart " + " ".join(sys.argv[2:]),
-        "versions": {"blsp": __version__},
-        "seconds": round(seconds, 1),
+def speak(out: Path, count: int) -> None:
+    """Make the speech of training, development and test."""
+    plans = plan_speech(count)
+    total = sum(map(len, plans.values()))
+    _step(1, f"speaking {total:,} sentences with eSpeak NG")
+    for name, some in plans.items():
+        make_speech(some, out / "speech", name)
+
+
+def write_conversations(out: Path) -> None:
+    """Let the LLM answer the transcripts of the training and development speech."""
+    _step(2, "the language model answers the transcripts; this is what is distilled")
+    author = load_author(str(WEIGHTS / "llm"), None, {})
+    config = ContinuationConfig(
+        per_utterance=2, generation=GenerationConfig(max_new_tokens=96, batch_size=128)
+    )
+    behaviours = load_behaviours("tiny")
+    for name in ("train-clean", "train-noisy", "dev-clean"):
+        path = out / "conversations" / f"{name}.jsonl"
+        manifest = out / "speech" / f"{name}.jsonl"
+        continue_manifest(manifest, path, author, behaviours, config, command="blsp quickstart")
+
+
+def align(out: Path, overrides: Sequence[str]) -> Path:
+    """Train the modality adapter; returns the checkpoint's folder."""
+    _step(3, "the adapter learns to make it answer the recordings alike")
+    conversations = out / "conversations"
+    training = [conversations / f"train-{name}.jsonl" for name in ("clean", "noisy")]
+    ours = {
+        "data.train": [str(path) for path in training],
+        "data.dev": [str(conversations / "dev-clean.jsonl")],
+        "model.llm": str(WEIGHTS / "llm"),
+        "model.encoder": str(WEIGHTS / "whisper"),
+        "training.output": str(out),
     }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    changed = [f"{key}={json.dumps(value)}" for key, value in ours.items()]
+    recipe, header = load_recipe(RECIPE, [*changed, *overrides])
+    recipe = resolve(recipe)
+    final = recipe.training.output / FINAL_FOLDER
+    if not is_complete(final):
+        train(recipe, header, resume=bool(find_checkpoints(recipe.training.output)), report=print)
+    return final
 
 
-def _print_table(rows: list[dict]) -> None:
-    print(f"\n{'system':<12}{'task':<16}{'condition':<12}{'metric':<8}{'value':>7}{'n':>6}")
-    for row in rows:
-        print(
-            f"{row['system']:<12}{row['task']:<16}{row['condition']:<12}{row['metric']:<8}"
-            f"{row['value']:>7.3f}{row['n']:>6}"
-        )
+def score(
+    out: Path,
+    count: int,
+    model: BlspForConditionalGeneration,
+    processor: BlspProcessor,
+    command: str,
+) -> dict[str, Any]:
+    """Score the model beside text bound, cascade and sanity systems; print the table."""
+    _step(4, f"scoring {count} unseen sentences by unseen voices, clean and at 5 dB")
+    models = open_models(model, processor)
+    results = run(
+        Benchmark(tasks=build_tasks(), sets=load_sets(out, count), command=command), models, out
+    )
+    print(format_results(results))
+    return results
+
+
+def open_models(model: BlspForConditionalGeneration, processor: BlspProcessor) -> Models:
+    """The model as a benchmark asks it."""
+    config = GenerationConfig(max_new_tokens=96, batch_size=128)
+    name = {"checkpoint": "quickstart"}
+    return build_models(model, processor, config, whisper=WEIGHTS / "whisper", name=name)
+
+
+def load_sets(out: Path, count: int) -> tuple[TestSet, ...]:
+    """The test speech, clean and at 5 dB, with what is right to answer."""
+    right = {
+        f"test-{SEED}-{index:06d}": {kind: answer(kind, sentence) for kind in kinds()}
+        for index, sentence in enumerate(sample_sentences(SEED, "test", count))
+    }
+    sets = []
+    for condition, name in {"clean": f"test-clean-{count}", "5 dB": f"test-noisy-{count}"}.items():
+        plain = load_test_set(out / "speech" / f"{name}.jsonl", condition)
+        utterances = [
+            replace(one, extra={**one.extra, "answers": right[one.id]}) for one in plain.utterances
+        ]
+        sets.append(replace(plain, utterances=tuple(utterances)))
+    return tuple(sets)
+
+
+def build_tasks() -> tuple[Task, ...]:
+    """One task for each kind of behaviour, scored on the right answer of the text world."""
+    found = load_behaviours("tiny")
+    return (
+        *(_build_task(each, held_out=False) for each in found.behaviours),
+        *(_build_task(each, held_out=True) for each in found.held_out),
+    )
+
+
+def _build_task(behaviour: Behaviour, *, held_out: bool) -> Task:
+    asr = behaviour.kind == "repeat"
+    prompts = [place_prompt(text, first=first) for text in behaviour.prompts for first in (0, 1)]
+    return Task(
+        name="asr" if asr else behaviour.kind,
+        prompts=tuple(prompts),
+        reference="text" if asr else f"answers.{behaviour.kind}",
+        metrics=("wer", "exact_match") if asr else ("exact_match",),
+        held_out=held_out,
+    )
+
+
+@torch.no_grad()
+def show(out: Path, model: BlspForConditionalGeneration, processor: BlspProcessor) -> None:
+    """Transcribe, translate and answer one WAV; draw what it hears beside the words."""
+    _step(5, "one WAV before your eyes")
+    audio = say(EXAMPLE, voice=voices_of("test")[0])
+    path = out / "example.wav"
+    soundfile.write(path, audio, 16_000)
+    print(f"{path} says: {EXAMPLE}")
+    renderer = build_renderer(model, processor)
+    part = AudioPart(audio=path.name, duration=len(audio) / 16_000, transcript=EXAMPLE)
+    asked = ("Repeat this sentence", "Translate into German", "Reply to the speaker")
+    messages = [place_audio(text, part) for text in asked]
+    prompts = [build_speech_prompt(renderer, processor, [each], [audio]) for each in messages]
+    answers = answer_speech(model, processor, prompts, GenerationConfig(max_new_tokens=96))
+    for text, given in zip(asked, answers, strict=True):
+        print(f"  {text:<22} {given.text}")

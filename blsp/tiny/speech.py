@@ -25,6 +25,7 @@ import soxr
 
 from blsp.errors import InputError
 from blsp.files import atomic_path
+from blsp.manifest import Meta, write_meta
 from blsp.tiny.espeak import Prosody, Spoken, Synthesizer
 from blsp.tiny.voices import EMOTIONS, NOISES, make_noise, mix_noise, sample_prosody, voices_of
 from blsp.tiny.world import Sentence, Split, sample_sentences
@@ -159,7 +160,7 @@ def compute_plan_digest(plans: Iterable[Plan]) -> str:
 def _check_plan(plans: list[Plan], folder: Path, name: str) -> None:
     record = folder / f"{name}.meta.json"
     if record.exists():
-        found = json.loads(record.read_text(encoding="utf-8"))["plan_sha256"]
+        found = json.loads(record.read_text(encoding="utf-8"))["plan"]
     elif (folder / f"{name}.jsonl").exists() or (folder / f"{name}.journal").exists():
         found = "none"
     else:
@@ -174,13 +175,15 @@ def _check_plan(plans: list[Plan], folder: Path, name: str) -> None:
 
 def _run_worker(plans: list[Plan], folder: Path, name: str) -> None:
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    worker = context.Process(target=_work, args=(plans, folder, name, sender), daemon=True)
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=_work, args=(folder, name, theirs), daemon=True)
     worker.start()
-    sender.close()  # so that the end of the worker, however it comes, is the end of the pipe
+    theirs.close()  # so that the end of the worker, however it comes, is the end of the pipe
     try:
-        problem = receiver.recv()
-    except EOFError:
+        # Not as an argument: a worker that dies before it has read a long one is waited for forever.
+        ours.send(plans)
+        problem = ours.recv()
+    except (EOFError, OSError):
         worker.join()
         problem = (
             f"{folder / name}: expected all the speech, found that the worker stopped with code "
@@ -193,24 +196,24 @@ def _run_worker(plans: list[Plan], folder: Path, name: str) -> None:
         raise InputError(problem)
 
 
-def _work(plans: list[Plan], folder: Path, name: str, sender: Connection) -> None:
+def _work(folder: Path, name: str, parent: Connection) -> None:
     try:
-        _speak_all(plans, folder, name)
+        _speak_all(parent.recv(), folder, name)
     except InputError as error:
-        sender.send(str(error))
+        parent.send(str(error))
     except OSError as error:
-        sender.send(
+        parent.send(
             f"{folder / name}: expected room for speech, found: {error.strerror}; free space or "
             "write elsewhere, and run it again to go on"
         )
     else:
-        sender.send(None)
+        parent.send(None)
 
 
 def _speak_all(plans: list[Plan], folder: Path, name: str) -> None:
     synthesizer = Synthesizer()
     (folder / name).mkdir(parents=True, exist_ok=True)
-    _write_record(plans, folder / f"{name}.meta.json")
+    _write_record(plans, folder / f"{name}.jsonl")
     journal = folder / f"{name}.journal"
     done = dict(_read_journal(journal, folder))
     parent = multiprocessing.parent_process()
@@ -230,15 +233,11 @@ def _speak_all(plans: list[Plan], folder: Path, name: str) -> None:
     journal.unlink()
 
 
-def _write_record(plans: list[Plan], path: Path) -> None:
+def _write_record(plans: list[Plan], manifest: Path) -> None:
     packages = ("espeakng-loader", "numpy", "soundfile", "soxr")
-    record = {
-        "utterances": len(plans),
-        "plan_sha256": compute_plan_digest(plans),
-        "versions": {package: importlib.metadata.version(package) for package in packages},
-    }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    command = f"blsp.tiny.speech: {len(plans)} utterances"
+    write_meta(manifest, Meta(command=command, plan=compute_plan_digest(plans), versions=versions))
 
 
 def _write_rows(rows: list[dict[str, Any]], path: Path) -> None:

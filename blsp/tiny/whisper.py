@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -25,7 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from blsp.metrics import measure, pair_texts, word_error_rate
 from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths, masked_cross_attention
-from blsp.tiny.fitting import FitConfig, Progress, fit, probe_autocast_dtype
+from blsp.tiny.fitting import FitConfig, Progress, fit, probe_autocast_dtype, start_from
 from blsp.tiny.store import (
     SpeechBatch,
     SpeechStore,
@@ -255,6 +256,36 @@ def score_words(references: list[str], predictions: list[str]) -> float:
     return measure(word_error_rate(pairs)).value
 
 
+@torch.no_grad()
+def score_emotion(
+    model: WhisperForConditionalGeneration, heads: AuxiliaryHeads, store: SpeechStore
+) -> float:
+    """Share of a set whose emotion the training head tells right."""
+    pooled = pool_rows(model.model.encoder, store_features(store))
+    told = heads.emotion(pooled).argmax(-1).tolist()
+    wanted = [EMOTIONS.index(row["emotion"]) for row in store.rows]
+    return sum(a == b for a, b in zip(told, wanted, strict=True)) / len(wanted)
+
+
+@torch.no_grad()
+def pool_rows(encoder: nn.Module, features: list[Tensor], *, batch: int = 32) -> Tensor:
+    """Mean encoder row, (N, D), of normalised (F, 80) log-mels, each at its true length."""
+    device = next(encoder.parameters()).device
+    order = sorted(range(len(features)), key=lambda index: len(features[index]))
+    pooled: dict[int, Tensor] = {}
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        frames = torch.tensor([len(features[index]) for index in chosen], device=device)
+        block = pad_sequence([features[index] for index in chosen], batch_first=True).to(device)
+        mask = torch.arange(block.shape[1], device=device) < frames[:, None]
+        rows = encoder(block.transpose(1, 2), mask).last_hidden_state.float()
+        lengths = encoder_lengths(frames)
+        inside = torch.arange(rows.shape[1], device=device) < lengths[:, None]
+        means = (rows * inside[..., None]).sum(1) / lengths[:, None]
+        pooled |= dict(zip(chosen, means, strict=True))
+    return torch.stack([pooled[index] for index in range(len(features))])
+
+
 def train_whisper(
     folder: Path,
     speech: Path,
@@ -263,13 +294,18 @@ def train_whisper(
     steps: int,
     max_frames: int = 9_600,
     device: torch.device,
+    init_from: Path | None = None,
 ) -> tuple[WhisperForConditionalGeneration, WhisperTokenizer, Progress]:
-    """Train to ``steps`` (resumes) on ``speech/train.jsonl``; the curve is dev WER."""
+    """Train to ``steps`` (resumes) on ``speech/train.jsonl``, from nothing or from the weights in
+    ``init_from``; the curve is WER and emotion accuracy on the dev split."""
     tokenizer = build_whisper_tokenizer(folder / "tokenizer")
     model = build_whisper(tokenizer, seed=seed)
+    if init_from:
+        start_from(model, init_from, vocabulary=tokenizer.get_vocab())
     phoneme_ids = phoneme_table(speech / "train.jsonl")
     store = load_store(speech / "train.jsonl", phoneme_ids=phoneme_ids)
     dev = {name: load_store(speech / f"dev-{name}.jsonl") for name in ("clean", "noisy")}
+    dev_emotion = load_store(speech / "dev-emotion.jsonl")
     heads = AuxiliaryHeads(256, len(phoneme_ids), len(english_words()) + 1)
     dtype = probe_autocast_dtype(device)
     whole = nn.ModuleDict({"whisper": model, "heads": heads}).to(device)
@@ -298,9 +334,15 @@ def train_whisper(
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 texts = transcribe(model, tokenizer, store_features(data)[:200], padding="true")
             scores[f"wer_{name}"] = score_words(references, texts)
+        scores["emotion_right"] = score_emotion(model, heads, dev_emotion)
         return scores
 
-    config = FitConfig(steps=steps, learning_rate=1.5e-3, warmup_steps=600, weight_decay=0.02)
+    config = FitConfig(
+        steps=steps,
+        learning_rate=6e-4 if init_from else 1.5e-3,
+        warmup_steps=200 if init_from else 600,
+        weight_decay=0.02,
+    )
     progress = fit(whole, loss_at, config, folder=folder, evaluate=evaluate)
     return model, tokenizer, progress
 
