@@ -27,7 +27,6 @@ from blsp.benchmark import Benchmark, TestSet, load_test_set, run
 from blsp.checkpoint import is_complete
 from blsp.continuation import ContinuationConfig, continue_manifest, load_author
 from blsp.errors import InputError
-from blsp.evaluate import format_results
 from blsp.generation import (
     GenerationConfig,
     answer_speech,
@@ -38,6 +37,8 @@ from blsp.generation import (
 from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, load_checkpoint
 from blsp.recipe import load_recipe
+from blsp.report import write_report
+from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, SPEECH, TEXT_BOUND
 from blsp.systems import Models, build_models
 from blsp.tasks import Task
 from blsp.tiny.speech import Plan, make_speech, plan_utterances, say
@@ -45,12 +46,14 @@ from blsp.tiny.voices import voices_of
 from blsp.tiny.world import answer, kinds, sample_sentences
 from blsp.train import resolve, train
 from blsp.trainer import FINAL_FOLDER, find_checkpoints
+from blsp.trainer import RECIPE as SAVED_RECIPE
 
 HERE = Path(__file__).parent
 WEIGHTS, RECIPE = HERE / "weights", HERE / "quickstart.yaml"
 SEED = 2
-TRAIN_UTTERANCES, DEV_UTTERANCES = 4_000, 100
+UTTERANCES, DEV_UTTERANCES, COUNT = 4_000, 100, 100
 TRAIN_SNR_DB, TEST_SNR_DB = 8.0, 5.0
+SHOWN = (SPEECH, CASCADE, TEXT_BOUND, SHUFFLED_AUDIO, SHUFFLED_TEXT)
 EXAMPLE = "please remind anna to water the plants in the kitchen at half past seven"
 
 
@@ -61,15 +64,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="blsp quickstart", description="Run the whole pipeline on the embedded tiny world."
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"))
-    parser.add_argument("--count", type=int, default=100, help="test sentences (default 100)")
+    parser.add_argument(
+        "--count", type=int, default=COUNT, help=f"test sentences (default {COUNT})"
+    )
+    parser.add_argument(
+        "--utterances",
+        type=int,
+        default=UTTERANCES,
+        help=f"of training speech (default {UTTERANCES:,})",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
     options = parser.parse_intermixed_args(argv)
-    if options.count < 2:
-        raise InputError(f"expected --count of at least 2, found {options.count}; give more")
+    for name in ("count", "utterances"):
+        if getattr(options, name) < 2:
+            raise InputError(
+                f"expected --{name} of at least 2, found {getattr(options, name)}; give more"
+            )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     started = time.monotonic()
-    speak(options.out, options.count)
+    speak(options.out, plan_speech(options.utterances, options.count))
     write_conversations(options.out)
     checkpoint = align(options.out, options.overrides)
     model, processor = load_checkpoint(checkpoint, options=choose_device()[1])
@@ -89,9 +103,9 @@ def _step(number: int, text: str) -> None:
 # --- the steps ------------------------------------------------------------------------------------
 
 
-def plan_speech(count: int) -> dict[str, list[Plan]]:
+def plan_speech(utterances: int, count: int) -> dict[str, list[Plan]]:
     """Name of a manifest -> its utterances; splits share neither sentence nor voice."""
-    half = TRAIN_UTTERANCES // 2
+    half = utterances // 2
     return {
         "train-clean": plan_utterances(SEED, "train", half),
         "train-noisy": plan_utterances(SEED + 1, "train", half, snr_db=TRAIN_SNR_DB),
@@ -101,9 +115,8 @@ def plan_speech(count: int) -> dict[str, list[Plan]]:
     }
 
 
-def speak(out: Path, count: int) -> None:
+def speak(out: Path, plans: dict[str, list[Plan]]) -> None:
     """Make the speech of training, development and test."""
-    plans = plan_speech(count)
     total = sum(map(len, plans.values()))
     _step(1, f"speaking {total:,} sentences with eSpeak NG")
     for name, some in plans.items():
@@ -138,11 +151,21 @@ def align(out: Path, overrides: Sequence[str]) -> Path:
     }
     changed = [f"{key}={json.dumps(value)}" for key, value in ours.items()]
     recipe, header = load_recipe(RECIPE, [*changed, *overrides])
-    recipe = resolve(recipe)
-    final = recipe.training.output / FINAL_FOLDER
-    if not is_complete(final):
-        train(recipe, header, resume=bool(find_checkpoints(recipe.training.output)), report=print)
-    return final
+    output = recipe.training.output
+    if not is_complete(output / FINAL_FOLDER):
+        found = bool(find_checkpoints(output))
+        return train(resolve(recipe), header, resume=found, report=print)
+    saved, _ = load_recipe(output / FINAL_FOLDER / SAVED_RECIPE)
+    # What was left to the machine is settled in the saved one.
+    if replace(saved.training, dtype=recipe.training.dtype) != recipe.training or any(
+        getattr(saved, part) != getattr(recipe, part) for part in ("data", "model", "loss")
+    ):
+        raise InputError(
+            f"{output / FINAL_FOLDER}: expected the run of the same recipe, found one of another; "
+            "choose another folder with --out, or remove this one"
+        )
+    print(f"trained already: {output / FINAL_FOLDER}")
+    return output / FINAL_FOLDER
 
 
 def score(
@@ -158,7 +181,8 @@ def score(
     results = run(
         Benchmark(tasks=build_tasks(), sets=load_sets(out, count), command=command), models, out
     )
-    print(format_results(results))
+    print(format_table(results))
+    write_report(out)
     return results
 
 
@@ -204,6 +228,24 @@ def _build_task(behaviour: Behaviour, *, held_out: bool) -> Task:
         metrics=("wer", "exact_match") if asr else ("exact_match",),
         held_out=held_out,
     )
+
+
+def format_table(results: dict[str, Any]) -> str:
+    """A line a task and condition: speech beside what it is measured against."""
+    first = {task["name"]: task["metrics"][0] for task in results["tasks"]}
+    groups: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in results["rows"]:
+        if row["metric"] == first[row["task"]]:
+            groups.setdefault((row["condition"], row["task"]), {})[row["system"]] = row
+    lines = [f"{'%':<28}{'metric':<13}" + "".join(f"{name:>16}" for name in SHOWN)]
+    for (condition, task), rows in groups.items():
+        some = next(iter(rows.values()))
+        values = [rows[name]["value"] if name in rows else None for name in SHOWN]
+        cells = "".join(f"{'' if v is None else f'{100 * v:.1f}':>16}" for v in values)
+        mark = "*" if some["held_out"] else ""
+        lines.append(f"{task + mark + ', ' + condition:<28}{some['metric']:<13}{cells}")
+    lines.append("* not in the alignment data; wer: lower is better; n, intervals: report.html")
+    return "\n".join(lines)
 
 
 @torch.no_grad()

@@ -180,7 +180,7 @@ def _run_worker(plans: list[Plan], folder: Path, name: str) -> None:
     worker.start()
     theirs.close()  # so that the end of the worker, however it comes, is the end of the pipe
     try:
-        # Not as an argument: a worker that dies before it has read a long one is waited for forever.
+        # Not as an argument: a worker that dies before it has read a long one is never noticed.
         ours.send(plans)
         problem = ours.recv()
     except (EOFError, OSError):

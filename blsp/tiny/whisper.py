@@ -286,7 +286,7 @@ def pool_rows(encoder: nn.Module, features: list[Tensor], *, batch: int = 32) ->
     return torch.stack([pooled[index] for index in range(len(features))])
 
 
-def train_whisper(
+def train_whisper(  # noqa: PLR0913  what a run consists of
     folder: Path,
     speech: Path,
     *,
