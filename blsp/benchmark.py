@@ -312,14 +312,15 @@ class _Asking:
     on_progress: Progress
 
     def todo(self, system: str) -> list[Question]:
-        """Questions that a system has not answered, short recordings first."""
+        """Questions that a system has not answered: task by task, because answers to one are about
+        as long and a batch takes as long as its longest; short recordings first."""
         done = {
             task.name: self.log.get((system, task.name, self.test_set.condition))
             for task in self.benchmark.tasks
         }
         questions = self.benchmark.questions(self.test_set)
         left = [one for one in questions if one[1].id not in done[one[0].name]]
-        return sorted(left, key=lambda one: (one[1].duration, one[1].id))
+        return sorted(left, key=lambda one: (one[0].name, one[1].duration, one[1].id))
 
     def write(
         self,

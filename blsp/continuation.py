@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,19 @@ class ContinuationConfig:
     """Its seed also draws what is asked."""
 
 
-def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices of each batch: similar lengths together, the longest first."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def plan_batches(lengths: Sequence[int], kinds: Sequence[str], batch_size: int) -> list[list[int]]:
+    """Indices of each batch, the longest prompts first.
+
+    A batch has one kind, whose answers are about as long: it is written until its last has ended.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (kinds[index], -lengths[index]))
+    batches = [
+        same[start : start + batch_size]
+        for _, group in groupby(order, key=lambda index: kinds[index])
+        for same in [list(group)]
+        for start in range(0, len(same), batch_size)
+    ]
+    return sorted(batches, key=lambda batch: -lengths[batch[0]])
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -165,7 +175,11 @@ def write_continuations(
     if finished is not None:
         return Counter(dict(finished.counts))
     prompts = [_render(author.renderer, request) for request in requests]
-    batches = plan_batches([len(ids) for ids in prompts], config.batch_size)
+    batches = plan_batches(
+        [len(ids) for ids in prompts],
+        [request.kind for request in requests],
+        config.batch_size,
+    )
     journal = Journal(out, plan)
 
     def answer(number: int, batch: list[int]) -> list[dict[str, Any]]:

@@ -116,10 +116,11 @@ class StackAdapter(nn.Module):
         hidden = rows.reshape(
             rows.shape[0], -1, factor * rows.shape[2]
         )  # -> (B, S, factor * D_enc)
-        value, gate = self.linear_1(self.ln_pre(hidden)).chunk(2, dim=-1)
+        value, gate = self.linear_1(_normalize(self.ln_pre, hidden)).chunk(2, dim=-1)
         hidden = functional.silu(gate) * value
-        hidden = self.linear_2(self.ln_mid(hidden) if mid else hidden)
-        return (hidden if mid else self.ln_post(hidden)), adapter_length(self.config, lengths)
+        hidden = self.linear_2(_normalize(self.ln_mid, hidden) if mid else hidden)
+        hidden = hidden if mid else _normalize(self.ln_post, hidden)
+        return hidden, adapter_length(self.config, lengths)
 
     def reset_parameters(self) -> None:
         """Initialise projections as torch does and norms with ``norm_init``."""
@@ -128,6 +129,11 @@ class StackAdapter(nn.Module):
         second = self.ln_mid if self.config.norm_position == "mid" else self.ln_post
         for norm in (self.ln_pre, second):
             nn.init.constant_(norm.weight, self.config.norm_init)
+
+
+def _normalize(norm: nn.RMSNorm, hidden: Tensor) -> Tensor:
+    """Normalise in the precision of the weights: mixed precision hands in 16-bit rows."""
+    return norm(hidden.to(norm.weight.dtype))
 
 
 Adapter = ConvAdapter | StackAdapter

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from blsp.errors import InputError
 from blsp.tiny import fitting
-from blsp.tiny.fitting import FitConfig, Progress, fit, learning_rate_at
+from blsp.tiny.build import WEIGHTS
+from blsp.tiny.fitting import FitConfig, Progress, fit, learning_rate_at, start_from
+from blsp.tiny.llm import build_model, build_tokenizer
 
 
 def config(**changes: float) -> FitConfig:
@@ -219,3 +221,21 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     other.model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     with pytest.raises(InputError, match="the state is of another model"):
         other.fit(tmp_path)
+
+
+def test_shipped_weights_are_gone_on_from() -> None:
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, seed=7)
+    start_from(model, WEIGHTS / "llm", vocabulary=tokenizer.get_vocab())
+    shipped = load_file(WEIGHTS / "llm" / "model.safetensors")
+    parameters = dict(model.named_parameters())
+    assert all(torch.equal(parameters[name], tensor.float()) for name, tensor in shipped.items())
+
+
+def test_going_on_from_nothing_or_another_vocabulary_is_one_line(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, seed=7)
+    with pytest.raises(InputError, match="found none"):
+        start_from(model, tmp_path, vocabulary=tokenizer.get_vocab())
+    with pytest.raises(InputError, match="expected the vocabulary of today's text world"):
+        start_from(model, WEIGHTS / "llm", vocabulary={"other": 0})
