@@ -114,11 +114,12 @@ def run_prep(argv: Sequence[str]) -> int:
 
 def run_import(argv: Sequence[str]) -> int:
     """Turn a published checkpoint into ours, and say what it is made of."""
+    from blsp.arguments import add_base_options
+
     parser = argparse.ArgumentParser(prog="blsp import", description=COMMANDS["import"][1])
     parser.add_argument("source", help="folder or hub id of an Ultravox or BLSP checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--llm", help="the language model, if not where the checkpoint says")
-    parser.add_argument("--encoder", help="the Whisper, where the checkpoint holds none")
+    add_base_options(parser)
     options = parser.parse_args(argv)
     from blsp.model.importing import describe_import, import_checkpoint
 
