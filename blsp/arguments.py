@@ -76,11 +76,30 @@ def choose_device() -> tuple[torch.device, LlmOptions]:
     return torch.device("cpu"), LlmOptions(dtype=torch.float32)
 
 
+def add_base_options(parser: ArgumentParser) -> None:
+    """Add where the base models of a checkpoint are."""
+    parser.add_argument("--llm", help="the language model, if not where the checkpoint says")
+    parser.add_argument("--encoder", help="the same for the Whisper")
+
+
 def add_checkpoint_options(parser: ArgumentParser) -> None:
     """Add which checkpoint to open, and where its base models are."""
     parser.add_argument("checkpoint", type=Path, help="folder that blsp train wrote")
-    parser.add_argument("--llm", help="where the language model is, if not where it was")
-    parser.add_argument("--encoder", help="the same for the Whisper")
+    add_base_options(parser)
+
+
+def load_on_device(
+    checkpoint: str | Path, *, llm: str | None = None, encoder: str | None = None
+) -> tuple[BlspForConditionalGeneration, BlspProcessor]:
+    """Load a checkpoint where `choose_device` says, ready to answer.
+
+    Raises:
+        InputError: see `load_checkpoint`.
+    """
+    device, options = choose_device()
+    model, processor = load_checkpoint(checkpoint, llm=llm, encoder=encoder, options=options)
+    torch.nn.Module.to(model, device)  # the library's own refuses a 4-bit model
+    return model.eval(), processor
 
 
 def open_checkpoint(
@@ -92,9 +111,5 @@ def open_checkpoint(
             f"{options.checkpoint}: expected a checkpoint folder, found none; blsp quickstart or "
             "blsp train writes one"
         )
-    device, llm_options = choose_device()
-    model, processor = load_checkpoint(
-        options.checkpoint, llm=options.llm, encoder=options.encoder, options=llm_options
-    )
-    torch.nn.Module.to(model, device)
-    return model.eval(), processor, build_renderer(model, processor)
+    model, processor = load_on_device(options.checkpoint, llm=options.llm, encoder=options.encoder)
+    return model, processor, build_renderer(model, processor)

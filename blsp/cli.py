@@ -7,6 +7,7 @@ input was wrong (one line on stderr, the traceback with `--debug`), 130 interrup
 
 import argparse
 import errno
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -34,10 +35,13 @@ COMMANDS = {
     "verify": ("blsp.verify:main", "prove that a checkpoint left its language model untouched"),
 }
 
+_KERNEL_LOGGER = "bitsandbytes.backends.cpu.ops"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.getLogger(_KERNEL_LOGGER).addFilter(_is_news)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
@@ -50,6 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("blsp: interrupted", file=sys.stderr)
         return 130
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for advice to install a CPU kernel that 4-bit models are kept from here.
+
+    It is given on import, which training causes whether or not anything is in 4 bit.
+    """
+    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -114,11 +126,12 @@ def run_prep(argv: Sequence[str]) -> int:
 
 def run_import(argv: Sequence[str]) -> int:
     """Turn a published checkpoint into ours, and say what it is made of."""
+    from blsp.arguments import add_base_options
+
     parser = argparse.ArgumentParser(prog="blsp import", description=COMMANDS["import"][1])
     parser.add_argument("source", help="folder or hub id of an Ultravox or BLSP checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--llm", help="the language model, if not where the checkpoint says")
-    parser.add_argument("--encoder", help="the Whisper, where the checkpoint holds none")
+    add_base_options(parser)
     options = parser.parse_args(argv)
     from blsp.model.importing import describe_import, import_checkpoint
 

@@ -9,7 +9,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,8 @@ from blsp.manifest import (
     scan_rows,
     to_row,
 )
-from blsp.rendering import IGNORED, Rendered, Renderer, View
+from blsp.rendering import CLOSE, IGNORED, OPEN, Rendered, Renderer, View, mark_trained
 from blsp.validation import Report, validate
-
-_OPEN, _CLOSE = "\u27e6", "\u27e7"  # what marks trained tokens; rare in any text
 
 
 def main(argv: Sequence[str]) -> int:
@@ -218,22 +215,9 @@ def _load_tokenizer(folder: Path) -> Any:
 def _describe_view(view: View, rendered: Rendered, tokenizer: Any) -> str:
     trained = sum(label != IGNORED for label in rendered.labels)
     heard = ", each recording counted as one" if rendered.audio else ""
-    head = f"{view}: {len(rendered.ids)} tokens{heard}; {trained} trained, in {_OPEN} {_CLOSE}"
-    return f"{head}\n{mark_trained(rendered, tokenizer)}"
-
-
-def mark_trained(rendered: Rendered, tokenizer: Any) -> str:
-    """Return the text of a view with brackets around what is trained and the audio named."""
-    audio = dict(rendered.audio)
-
-    def kind(position: int) -> tuple[bool, int]:
-        return rendered.labels[position] != IGNORED, position if position in audio else -1
-
-    pieces = []
-    for (is_trained, slot), positions in groupby(range(len(rendered.ids)), kind):
-        if slot >= 0:
-            pieces.append(f"<audio {audio[slot].audio}, {audio[slot].duration:.2f} s>")
-            continue
-        text = tokenizer.decode([rendered.ids[i] for i in positions])
-        pieces.append(f"{_OPEN}{text}{_CLOSE}" if is_trained else text)
-    return "".join(pieces)
+    head = f"{view}: {len(rendered.ids)} tokens{heard}; {trained} trained, in {OPEN} {CLOSE}"
+    recordings = [
+        (slot, slot + 1, f"<audio {part.audio}, {part.duration:.2f} s>")
+        for slot, part in rendered.audio
+    ]
+    return f"{head}\n{mark_trained(rendered.ids, rendered.labels, tokenizer, recordings)}"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from blsp.arguments import add_checkpoint_options
 from blsp.benchmark import Benchmark, TestSet, load_test_set, run
 from blsp.errors import InputError
 from blsp.generation import GenerationConfig
@@ -27,7 +28,7 @@ def build_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"blsp bench {name}", description=description.partition("\n")[0], allow_abbrev=False
     )
-    parser.add_argument("checkpoint", type=Path, help="folder of a speech model")
+    add_checkpoint_options(parser)
     parser.add_argument(
         "--manifest",
         action="append",
@@ -47,8 +48,6 @@ def build_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--held-out", action="store_true", help="mark as unlike all training data")
     parser.add_argument("--batch-size", type=int, default=32, help="answers at once (default 32)")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="(default 128)")
-    parser.add_argument("--llm", help="where the language model is now")
-    parser.add_argument("--encoder", help="where the encoder is now")
     parser.add_argument("--whisper", help="the cascade's Whisper (default: the encoder's own)")
     return parser
 

@@ -8,7 +8,6 @@ model and its data enter; lines for a person leave.
 import math
 import time
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,13 +15,12 @@ from torch import nn
 from blsp.alignment import Batch, LossConfig, compute_loss
 from blsp.collator import Collator
 from blsp.dataset import ConversationDataset, Example
-from blsp.losses import IGNORED
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.progress import describe_seconds
+from blsp.rendering import CLOSE, OPEN, mark_trained
 from blsp.sampler import DurationBatchSampler
 from blsp.trainer import TrainingConfig, check_gradients, set_frozen_to_eval
 
-_OPEN, _CLOSE = "\u27e6", "\u27e7"  # what marks trained tokens; rare in any text
 _TIMED_STEPS = 2
 
 
@@ -44,22 +42,22 @@ def describe_modules(model: BlspForConditionalGeneration) -> list[str]:
 
 def describe_example(example: Example, processor: BlspProcessor) -> list[str]:
     """Both views of an example as text: trained tokens in brackets, speech as a count."""
-    tokenizer: Any = processor.tokenizer
     views = {
-        "hears": (example.input_ids, example.labels),
-        "reads": (example.teacher_input_ids, example.teacher_labels),
+        "hears": (example.input_ids.tolist(), example.labels.tolist()),
+        "reads": (example.teacher_input_ids.tolist(), example.teacher_labels.tolist()),
     }
-    lines = [f"example {example.id}; trained tokens in {_OPEN} {_CLOSE}"]
+    lines = [f"example {example.id}; trained tokens in {OPEN} {CLOSE}"]
     for name, (ids, labels) in views.items():
-        trained, speech = labels != IGNORED, ids == processor.audio_token_id
-        rows = zip(trained.tolist(), speech.tolist(), ids.tolist(), strict=True)
-        text = ""
-        for (is_trained, is_speech), group in groupby(rows, lambda row: row[:2]):
-            tokens = [row[2] for row in group]
-            words = f"<{len(tokens)} of speech>" if is_speech else tokenizer.decode(tokens)
-            text += f"{_OPEN}{words}{_CLOSE}" if is_trained else words
-        lines.append(f"{name}: {text}")
+        speech = find_speech(ids, processor.audio_token_id)
+        lines.append(f"{name}: {mark_trained(ids, labels, processor.tokenizer, speech)}")
     return lines
+
+
+def find_speech(ids: list[int], audio_token_id: int) -> list[tuple[int, int, str]]:
+    """Start, end and name of each run of audio tokens."""
+    runs = groupby(range(len(ids)), lambda position: ids[position] == audio_token_id)
+    positions = [list(run) for is_audio, run in runs if is_audio]
+    return [(run[0], run[-1] + 1, f"<{len(run)} of speech>") for run in positions]
 
 
 def find_largest_batch(dataset: ConversationDataset, config: TrainingConfig) -> list[int]:

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from blsp.alignment import audio_parts
 from blsp.dataset import ConversationDataset, expand_placeholders
+from blsp.generation import Answer, GenerationConfig, SpeechPrompt, answer_speech
 from blsp.manifest import TextPart
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.trainer import AlignmentTrainer
@@ -97,32 +97,26 @@ class FixedUtterances:
 
     def __call__(self, model: BlspForConditionalGeneration) -> list[str]:
         """Return a line an utterance: its words, the answer, and the response it was to give."""
-        return [self._answer(model, index) for index in self.indices]
+        prompts = [self._build_prompt(index) for index in self.indices]
+        config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS)
+        answers = answer_speech(model, self.processor, prompts, config)
+        return [self._describe(*pair) for pair in zip(self.indices, answers, strict=True)]
 
-    @torch.no_grad()
-    def _answer(self, model: BlspForConditionalGeneration, index: int) -> str:
+    def _build_prompt(self, index: int) -> SpeechPrompt:
         conversation, root = self.dataset.read_conversation(index)
-        parts = audio_parts(conversation)
-        features = [self.dataset.load_features(part, root) for part in parts]
+        features = [self.dataset.load_features(part, root) for part in audio_parts(conversation)]
         prompt = self.dataset.renderer.render_prompt(conversation.messages[:-1], view="student")
         counts = [self.dataset.num_speech_tokens(len(frames)) for frames in features]
-        ids = torch.tensor([expand_placeholders(prompt, counts)[0]], device=model.device)
-        audio = self.processor.pad_features([(frames.T, len(frames)) for frames in features])
-        tokenizer: Any = self.processor.tokenizer
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            **{name: tensor.to(model.device) for name, tensor in audio.items()},
-            max_new_tokens=MAX_NEW_TOKENS,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        answer = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        ids, _ = expand_placeholders(prompt, counts)
+        return SpeechPrompt(ids, tuple((frames.T, len(frames)) for frames in features))
+
+    def _describe(self, index: int, answer: Answer) -> str:
+        conversation, _ = self.dataset.read_conversation(index)
         wanted = "".join(
             part.text for part in conversation.messages[-1].content if isinstance(part, TextPart)
         )
-        words = " / ".join(part.transcript for part in parts)
-        return f"{words!r}: {answer!r} (reading: {wanted!r})"
+        words = " / ".join(part.transcript for part in audio_parts(conversation))
+        return f"{words!r}: {answer.text!r} (reading: {wanted!r})"
 
 
 def keep_rows(path: Path, step: int) -> None:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import groupby
 from typing import Any, Literal
 
 from blsp.errors import InputError
@@ -27,6 +28,9 @@ AUDIO_TOKEN = "<|audio|>"
 
 IGNORED = -100
 """The label of a token that no loss looks at."""
+
+OPEN, CLOSE = "\u27e6", "\u27e7"
+"""Brackets around trained tokens where people read them; rare in any text."""
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -341,6 +345,30 @@ class Renderer:
 def contains_thinking(text: str) -> bool:
     """Tell whether a response holds the tags of a reasoning block."""
     return _THINKING.search(text) is not None
+
+
+def mark_trained(
+    ids: Sequence[int],
+    labels: Sequence[int],
+    tokenizer: Any,
+    recordings: Sequence[tuple[int, int, str]] = (),
+) -> str:
+    """Return tokens as a person reads them, with brackets around what is trained.
+
+    Args:
+        ids: of a view.
+        labels: as many, `IGNORED` where nothing is trained.
+        tokenizer: of the language model.
+        recordings: start and end of placeholders, in order, and what to show in their place.
+    """
+    pieces, position = [], 0
+    for start, end, name in (*recordings, (len(ids), len(ids), "")):
+        for is_trained, run in groupby(range(position, start), lambda i: labels[i] != IGNORED):
+            text = tokenizer.decode([ids[i] for i in run])
+            pieces.append(f"{OPEN}{text}{CLOSE}" if is_trained else text)
+        pieces.append(name)
+        position = end
+    return "".join(pieces)
 
 
 def _own_template(tokenizer: Any) -> str:

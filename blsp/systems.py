@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from blsp.arguments import load_on_device
 from blsp.audio import SAMPLING_RATE
 from blsp.checkpoint import DELTA
 from blsp.errors import InputError
@@ -31,7 +32,7 @@ from blsp.generation import (
 )
 from blsp.manifest import AudioPart, Message
 from blsp.meters import similarity_map
-from blsp.model import BlspForConditionalGeneration, BlspProcessor, load_checkpoint
+from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.model.foundations import resolve_folder
 from blsp.model.restoring import find_checkpoint
 from blsp.rendering import Renderer
@@ -78,9 +79,7 @@ def load_models(
         InputError: what cannot be loaded, or no Whisper to be found.
     """
     folder = locate_checkpoint(checkpoint)
-    model, processor = load_checkpoint(folder, llm=llm, encoder=encoder)
-    if torch.cuda.is_available():
-        model.to("cuda")  # type: ignore[arg-type]
+    model, processor = load_on_device(folder, llm=llm, encoder=encoder)
     delta = hashlib.sha256((folder / DELTA).read_bytes()).hexdigest()[:16]
     return build_models(
         model,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
+from blsp.arguments import choose_device
 from blsp.audio import load_audio
 from blsp.checkpoint import is_complete
 from blsp.dataset import ConversationDataset
@@ -254,8 +255,7 @@ def build_trainer(
 def dry_run(recipe: Recipe, header: Header, report: Report) -> int:
     """Try one batch and say what the run will be; nothing is written."""
     parts = build_parts(recipe)
-    if torch.cuda.is_available():
-        parts.model.to("cuda")  # type: ignore[arg-type]
+    torch.nn.Module.to(parts.model, choose_device()[0])
     lines = run_preflight(parts.model, parts.processor, parts.train, recipe.loss, recipe.training)
     for line in [*lines, f"serves with: {header.serves_with}"]:
         report(line)

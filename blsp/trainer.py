@@ -233,7 +233,7 @@ class AlignmentTrainer(Trainer):
             batch_sampler=self._sampler(dataset),
             collate_fn=self.collate,
             num_workers=self.config.workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=not self.args.use_cpu,
         )
 
     def dev_batches(self) -> Iterator[tuple[Batch, Batch]]:

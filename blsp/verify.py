@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from blsp.arguments import add_checkpoint_options
 from blsp.audio import SAMPLING_RATE
 from blsp.checkpoint import read_delta, stored_tensors
 from blsp.generation import build_renderer
@@ -70,9 +71,7 @@ def main(argv: Sequence[str]) -> int:
         description="Prove that a checkpoint left its language model untouched, that batches "
         "change nothing, and that what is saved is what is loaded.",
     )
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--llm", help="where the language model is now")
-    parser.add_argument("--encoder", help="where the encoder is now")
+    add_checkpoint_options(parser)
     options = parser.parse_args(argv)
     from transformers.utils import logging
 

@@ -1,6 +1,7 @@
 """The command line: what it prints, what it exits with, and what it does not import."""
 
 import errno
+import logging
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -34,6 +35,23 @@ def test_nothing_heavy_is_imported_before_a_command_needs_it(
         [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=True
     )
     assert HEAVY.isdisjoint(done.stdout.split())
+
+
+def test_advice_on_a_kernel_that_is_never_used_is_not_printed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    main([])
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "why")
+    logger.warning("something else")
+    assert caplog.messages == ["something else"]
+
+
+def test_the_advice_is_recognised_by_what_the_library_says() -> None:
+    (folder,) = find_spec("bitsandbytes").submodule_search_locations  # type: ignore[union-attr]
+    said = (Path(folder) / "backends/cpu/ops.py").read_text(encoding="utf-8")
+    assert '"Failed to load CPU gemm_4bit_forward' in said
+    assert "getLogger(__name__)" in said
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

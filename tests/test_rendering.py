@@ -10,7 +10,15 @@ from transformers import AutoTokenizer
 
 from blsp.errors import InputError
 from blsp.manifest import AudioPart, Conversation, Message, Part, TextPart
-from blsp.rendering import IGNORED, PLAIN_TEMPLATE, Rendered, Renderer, View, contains_thinking
+from blsp.rendering import (
+    IGNORED,
+    PLAIN_TEMPLATE,
+    Rendered,
+    Renderer,
+    View,
+    contains_thinking,
+    mark_trained,
+)
 
 TOKENIZERS = {shape: build_tokenizer(shape) for shape in SHAPES}
 AUDIO = 5000
@@ -372,3 +380,12 @@ def test_thinking_in_an_answer_is_seen(text: str, found: bool) -> None:
 def test_a_response_stops_at_the_token_that_ends_its_turn(shape: str) -> None:
     found = renderer(shape).end_of_turn_ids()
     assert TOKENIZERS[shape].convert_ids_to_tokens(list(found)) == [SHAPES[shape][3]]
+
+
+def test_what_is_trained_stands_in_brackets_and_a_recording_under_its_name() -> None:
+    tokenizer = TOKENIZERS["tiny"]
+    words = tokenizer("turn on the light", add_special_tokens=False)["input_ids"]
+    ids, labels = [*words[:2], AUDIO, AUDIO, *words[2:]], [IGNORED] * 4 + words[2:]
+    marked = mark_trained(ids, labels, tokenizer, [(2, 4, "<hum>")])
+    read = tokenizer.decode
+    assert marked == f"{read(words[:2])}<hum>\u27e6{read(words[2:])}\u27e7"

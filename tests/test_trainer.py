@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from training import build_dataset, build_model, read_log, save_models, write_conversations
 from transformers import TrainerCallback
@@ -24,6 +25,8 @@ from blsp.trainer import (
     find_checkpoints,
     spread,
 )
+
+CURVES = ("train/loss", "eval/recovered")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,16 @@ def test_the_loss_falls_and_nothing_frozen_moves(folder: Path, tmp_path: Path) -
         trained = name.startswith("model.adapter.")
         assert torch.equal(after, before[name]) != trained, name
     assert torch.equal(text_logits(trainer.bare_model), logits)
+
+
+def test_the_curves_of_a_run_can_be_seen_in_tensorboard(folder: Path, tmp_path: Path) -> None:
+    build(folder, configure(tmp_path, steps=3, eval_steps=2)).train()
+    (written,) = tmp_path.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(written)).Reload()
+    steps = {name: [event.step for event in events.Scalars(name)] for name in CURVES}
+    assert steps == {"train/loss": [1, 2, 3], "eval/recovered": [2, 3]}
+    logged = [row["loss"] for row in read_log(tmp_path) if "loss" in row]
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(logged)
 
 
 def test_a_batch_of_text_alone_is_a_step_like_any_other(folder: Path, tmp_path: Path) -> None:

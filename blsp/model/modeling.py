@@ -372,31 +372,31 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         )
         rest = {"position_ids": position_ids, "use_cache": use_cache, **kwargs}
         rest = {name: value for name, value in rest.items() if value is not None}
-        loss_arguments = {"num_items_in_batch": rest.pop("num_items_in_batch", None)}
+        num_items = rest.pop("num_items_in_batch", None)
         rest.pop("return_dict", None)
         if skip_lm_head:
-            hidden = self.model(
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                **rest,
-            )
-            return BlspOutput(
-                last_hidden_state=hidden.last_hidden_state,
-                past_key_values=hidden.get("past_key_values"),
-                hidden_states=hidden.get("hidden_states"),
-            )
+            return self._run_decoder(inputs_embeds, attention_mask, past_key_values, rest)
         output = self._run_llm(inputs_embeds, attention_mask, past_key_values, logits_to_keep, rest)
-        loss = None
-        if labels is not None:
-            vocabulary = output.logits.shape[-1]
-            loss = self.loss_function(output.logits, labels, vocabulary, **loss_arguments)
+        return self._add_loss(output, labels, num_items)
+
+    def _run_decoder(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        rest: dict[str, Any],
+    ) -> BlspOutput:
+        """The hidden states alone."""
+        hidden = self.model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            **rest,
+        )
         return BlspOutput(
-            loss=loss,
-            logits=output.logits,
-            past_key_values=output.get("past_key_values"),
-            hidden_states=output.get("hidden_states"),
-            attentions=output.get("attentions"),
+            last_hidden_state=hidden.last_hidden_state,
+            past_key_values=hidden.get("past_key_values"),
+            hidden_states=hidden.get("hidden_states"),
         )
 
     def _run_llm(
@@ -419,6 +419,22 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         if not keeps and isinstance(logits_to_keep, int) and logits_to_keep:
             output.logits = output.logits[:, -logits_to_keep:]
         return output
+
+    def _add_loss(self, output: Any, labels: Tensor | None, num_items: Any) -> BlspOutput:
+        """What the language model returned, and a loss where there are labels."""
+        loss = None
+        if labels is not None:
+            vocabulary = output.logits.shape[-1]
+            loss = self.loss_function(
+                output.logits, labels, vocabulary, num_items_in_batch=num_items
+            )
+        return BlspOutput(
+            loss=loss,
+            logits=output.logits,
+            past_key_values=output.get("past_key_values"),
+            hidden_states=output.get("hidden_states"),
+            attentions=output.get("attentions"),
+        )
 
     def _expand_inputs_for_generation(  # type: ignore[override]
         self,

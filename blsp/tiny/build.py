@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from transformers import WhisperFeatureExtractor, WhisperProcessor
 
+from blsp.arguments import choose_device
 from blsp.errors import InputError
 from blsp.files import explained_writes
 from blsp.tiny.fitting import Progress
@@ -71,7 +72,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def build(arguments: argparse.Namespace) -> None:
     """Speech, both models, weights, ``build.json`` and ``curves.png``."""
     torch.set_num_threads(arguments.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device, _ = choose_device()
     speech, seed = arguments.folder / "speech", arguments.seed
     make_speech(plan_utterances(seed, "dev", 400), speech, "dev-clean")
     make_speech(plan_utterances(seed, "dev", 400, snr_db=5.0), speech, "dev-noisy")

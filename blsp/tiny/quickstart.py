@@ -21,7 +21,7 @@ import soundfile
 import torch
 from transformers.utils import logging
 
-from blsp.arguments import choose_device, join_command
+from blsp.arguments import join_command, load_on_device
 from blsp.behaviours import Behaviour, load_behaviours, place_prompt
 from blsp.benchmark import Benchmark, TestSet, load_test_set, run
 from blsp.checkpoint import is_complete
@@ -35,7 +35,7 @@ from blsp.generation import (
     place_audio,
 )
 from blsp.manifest import AudioPart
-from blsp.model import BlspForConditionalGeneration, BlspProcessor, load_checkpoint
+from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.recipe import load_recipe
 from blsp.report import write_report
 from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, SPEECH, TEXT_BOUND
@@ -86,8 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     speak(options.out, plan_speech(options.utterances, options.count))
     write_conversations(options.out)
     checkpoint = align(options.out, options.overrides)
-    model, processor = load_checkpoint(checkpoint, options=choose_device()[1])
-    model.eval().to(choose_device()[0])
+    model, processor = load_on_device(checkpoint)
     score(options.out, options.count, model, processor, join_command("quickstart", argv))
     show(options.out, model, processor)
     print(f"\nall of it took {time.monotonic() - started:.0f} s")
