@@ -287,6 +287,7 @@ def overfit(recipe: Recipe, header: Header, count: int, report: Report) -> int:
         accumulation=1,
         eval_steps=max(1, OVERFIT_STEPS // 12),
         save_steps=10 * OVERFIT_STEPS,
+        workers=0,  # few examples are one batch an epoch, and workers begin anew with each
     )
     recipe = replace(recipe, training=training)
     parts = build_parts(recipe)

@@ -1,7 +1,13 @@
-"""The guides: their commands exist or are marked as coming, and what needs no GPU is run."""
+"""The guides: every command is run, word for word and in order, with tiny models on a fake tree.
 
+Hub ids stand for tiny models: a folder of that name in the working directory comes before the hub.
+"""
+
+import io
+import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,17 +15,31 @@ import pytest
 from blsp.cli import COMMANDS, main
 from blsp.manifest import read_manifest
 from blsp.shipped import Folder, list_programs
+from blsp.tiny.quickstart import WEIGHTS
 from tests.data_prep.conftest import build_librispeech, write_audio
+from tests.model.conftest import save_ultravox
 
-GUIDES = sorted((Path(__file__).resolve().parent.parent / "docs" / "guides").glob("*.md"))
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "guides"
+GUIDES = sorted(FOLDER.glob("*.md"))
 COMING = "(soon)"
-READY = ("prep", "data", "recipes")  # commands that need neither models nor minutes
+MODELS = {
+    "Qwen/Qwen2.5-0.5B-Instruct": "llm",
+    "Qwen/Qwen2.5-1.5B-Instruct": "llm",
+    "openai/whisper-small": "whisper",
+    "path/to/llm": "llm",
+}
+SAID = {"a": "Turn on the light.", "b": "What is the capital of France?"}
+
+
+def blocks(guide: Path, language: str) -> str:
+    """All code blocks of a language, one after the other."""
+    text = guide.read_text(encoding="utf-8")
+    return "".join(re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S))
 
 
 def commands(guide: Path) -> list[str]:
     """Lines of the shell blocks, comments included."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", guide.read_text(encoding="utf-8"), re.M | re.S)
-    return [line for line in "".join(blocks).splitlines() if line.startswith("blsp ")]
+    return [line for line in blocks(guide, "sh").splitlines() if line.startswith("blsp ")]
 
 
 def name(guide: Path) -> str:
@@ -52,35 +72,111 @@ def test_a_guide_says_that_no_real_run_has_been_made(guide: Path) -> None:
     assert "no run on real weights has been made" in text or "nobody has made this run" in text
 
 
-def run_ready(guide: Path, skip: str = "conversations") -> int:
-    """Run the commands of a guide that can run here; return how many those are."""
-    count = 0
-    for line in commands(guide):
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory where models are tiny and `--overfit` is one step."""
+    for model, kind in MODELS.items():
+        (tmp_path / model).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / model).symlink_to(WEIGHTS / kind)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("blsp.train.OVERFIT_STEPS", 1)
+    monkeypatch.setattr("blsp.progress.MAX_NEW_TOKENS", 4)
+    return tmp_path
+
+
+def run(lines: list[str]) -> None:
+    """Run commands that are to succeed, but for two that say what they find."""
+    for line in lines:
         words = shlex.split(line, comments=True)[1:]
-        if words[0] in READY and COMING not in line and skip not in line:
-            assert main(words) == 0, line
-            count += 1
-    return count
+        allowed = (0,)
+        if words[0] == "doctor":
+            allowed = (0, 1)  # 1: something is to be put right on the machine of the test
+        if "--overfit" in words:
+            allowed = (1,)  # one step masters nothing, and the command says so
+        assert main(words) in allowed, line
 
 
-def test_the_first_real_run_works_up_to_the_models(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def run_guide(guide: Path) -> None:
+    """Run all commands; a recipe that is copied to a folder gets the values the guide gives."""
+    lines = commands(guide)
+    copied = next(i for i, line in enumerate(lines) if line.startswith("blsp recipes copy "))
+    run(lines[: copied + 1])
+    edit(Path("recipes-of-mine/starter.yaml"), blocks(guide, "yaml"))
+    run(lines[copied + 1 :])
+
+
+def edit(recipe: Path, changes: str) -> None:
+    """Put the values of a block `section:`, `  key: value` into a recipe."""
+    text = recipe.read_text(encoding="utf-8")
+    for key, value in re.findall(r"^  (\w+): (.*)$", changes, re.M):
+        text, count = re.subn(rf"^  {key}: .*$", f"  {key}: {value}", text, flags=re.M)
+        assert count == 1, key
+    recipe.write_text(text, encoding="utf-8")
+
+
+def write_recordings(folder: Path) -> None:
+    """Recordings beside their words; the meters need two that differ."""
+    for name, text in SAID.items():
+        write_audio(folder / f"{name}.wav")
+        (folder / f"{name}.txt").write_text(text)
+
+
+def test_every_command_of_the_first_real_run_works(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    build_librispeech(tmp_path / "data", ("train-clean-100", "dev-clean", "test-clean"))
-    assert run_ready(GUIDES[0].with_name("first-real-run.md")) == 4
-    assert "starter  Qwen2.5-0.5B-Instruct hears" in capsys.readouterr().out
+    build_librispeech(folder / "data", ("train-clean-100", "dev-clean", "test-clean"))
+    write_audio(folder / "recording.wav")
+    typed = "/file recording.wav\nsay it again\n/quit\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    run_guide(FOLDER / "first-real-run.md")
+    told = capsys.readouterr().out
+    assert "data/manifests/train-clean-100.jsonl: 2 utterances" in told
+    assert "starter  Qwen2.5-0.5B-Instruct hears" in told
+    assert "\ncheckpoint: runs/starter/checkpoint\n" in told
+    assert "\ncheckpoint: runs/starter-1.5b/checkpoint\n" in told
+    assert "\nall that could be checked holds\n" in told
+    assert "expected a" not in told  # no line of the chat went wrong
+    results = json.loads((folder / "runs" / "eval" / "asr" / "results.json").read_text())
+    assert {"speech", "text bound", "cascade"} <= {row["system"] for row in results["rows"]}
 
 
-def test_ones_own_recordings_become_a_manifest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_audio(tmp_path / "recordings" / "a.wav")
-    (tmp_path / "recordings" / "a.txt").write_text("Hello there.")
-    (tmp_path / "recordings" / "metadata.csv").write_text("path,text\na.wav,Hello there.\n")
-    assert run_ready(GUIDES[0].with_name("your-own-llm.md")) == 4
+def test_every_command_for_ones_own_model_works(folder: Path) -> None:
+    write_recordings(folder / "recordings")
+    write_recordings(folder / "recordings-dev")
+    table = "".join(f"{name}.wav,{text}\n" for name, text in SAID.items())
+    (folder / "recordings-dev" / "metadata.csv").write_text(f"path,text\n{table}")
+    save_ultravox(
+        folder / "path" / "to" / "ultravox", llm=WEIGHTS / "llm", encoder=WEIGHTS / "whisper"
+    )
+    run_guide(FOLDER / "your-own-llm.md")
     for manifest in ("recordings", "metadata"):
-        (row,) = read_manifest(tmp_path / "data" / "manifests" / f"{manifest}.jsonl")
-        assert row.text == "Hello there."
-    assert (tmp_path / "recipes-of-mine" / "starter.yaml").exists()
+        rows = list(read_manifest(folder / "data" / "manifests" / f"{manifest}.jsonl"))
+        assert {row.id: row.text for row in rows} == SAID
+        assert {row.source for row in rows} == {"calls"}
+    check_init_from(folder)
+
+
+def check_init_from(folder: Path) -> None:
+    """Training begins at what was imported, once the adapter's numbers are copied."""
+    config = json.loads((folder / "runs" / "ultravox" / "config.json").read_text())
+    start = ["recipes-of-mine/starter.yaml", "model.init_from=runs/ultravox", "--dry-run"]
+    adapter = f"model.adapter={json.dumps(config['adapter_config'])}"
+    assert main(["train", *start]) == 2
+    assert main(["train", *start, adapter]) == 0
+
+
+def test_every_command_of_the_checks_works(folder: Path) -> None:
+    """The guide finds data and a recipe, which the test writes as the other guides say."""
+    write_recordings(folder / "train")
+    conversations = "data/conversations/train.jsonl"
+    run(
+        [
+            "blsp prep folder train --out data/manifests",
+            "blsp continuations data/manifests/train.jsonl --llm path/to/llm"
+            f" --out {conversations}",
+            "blsp recipes copy starter",
+        ]
+    )
+    recipe = Path("starter.yaml").rename("recipe.yaml")
+    edit(recipe, f"  train: [{conversations}]\n  dev: [{conversations}]\n  llm: path/to/llm\n")
+    run(commands(FOLDER / "when-it-does-not-learn.md"))

@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from blsp.checkpoint import is_complete
 from blsp.cli import main as run_blsp
-from tests.model.conftest import save_llm, save_whisper
+from tests.model.conftest import save_llm, save_ultravox, save_whisper
 
 
 @pytest.fixture(scope="module")
@@ -23,27 +21,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ultravox(tmp_path: Path, bases: Path) -> Path:
     """The projector of a release of 0.5 for an LLM of width 64 and a Whisper of width 32."""
-    weights = {
-        "ln_pre.weight": torch.rand(256),
-        "linear_1.weight": torch.randn(48, 256),
-        "ln_mid.weight": torch.rand(24),
-        "linear_2.weight": torch.randn(64, 24),
-    }
-    folder = tmp_path / "ultravox"
-    folder.mkdir()
-    named = {f"multi_modal_projector.{name}": tensor for name, tensor in weights.items()}
-    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
-    config = {
-        "model_type": "ultravox",
-        "hidden_size": 48,
-        "stack_factor": 8,
-        "projector_act": "swiglu",
-        "projector_ln_mid": True,
-        "text_model_id": str(bases / "llm"),
-        "audio_model_id": str(bases / "whisper"),
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return save_ultravox(tmp_path / "ultravox", llm=bases / "llm", encoder=bases / "whisper")
 
 
 def test_it_says_what_it_found_and_what_it_wrote(

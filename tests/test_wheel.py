@@ -7,7 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from training import write_conversations
 
+from blsp.checkpoint import is_complete
 from tests.data_prep.conftest import write_audio
 
 SHIPPED = ("recipes", "data_prep", "eval")
@@ -98,3 +100,24 @@ def test_a_preparation_runs_where_only_the_wheel_is(
     command = (sys.executable, "-m", *program, "mine", "--out", "manifests")
     printed = run(*command, cwd=tmp_path, PYTHONPATH=str(installed))
     assert printed == "manifests/mine.jsonl: 1 utterances, 0.00 h\n"
+
+
+def test_a_recipe_trains_where_only_the_wheel_is(installed: Path, tmp_path: Path) -> None:
+    tiny = installed / "blsp" / "tiny"
+    write_conversations(tmp_path / "data")
+    changes = {
+        "data.train": "[data/conversations.jsonl]",
+        "data.dev": "[data/conversations.jsonl]",
+        "data.foreign": "true",
+        "model.llm": tiny / "weights" / "llm",
+        "model.encoder": tiny / "weights" / "whisper",
+        "training.output": "run",
+        "training.steps": 2,
+        "training.log_steps": 1,
+    }
+    command = (sys.executable, "-m", "blsp", "train", str(tiny / "quickstart.yaml"))
+    overrides = (f"{key}={value}" for key, value in changes.items())
+    printed = run(*command, *overrides, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert "step 2/2  loss " in printed
+    assert printed.endswith("checkpoint: run/checkpoint\n")
+    assert is_complete(tmp_path / "run" / "checkpoint")

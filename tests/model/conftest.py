@@ -1,5 +1,6 @@
 """Tiny random foundation models on disk: hidden size 64, two layers, a byte-level tokenizer."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -108,6 +110,32 @@ def save_whisper(folder: Path, **changes: Any) -> Path:
     config = WhisperConfig(**(sizes | changes))
     WhisperForConditionalGeneration(config).save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(folder)
+    return folder
+
+
+def save_ultravox(folder: Path, *, llm: Path, encoder: Path) -> Path:
+    """The projector of a release of Ultravox 0.5 for two models on disk, random."""
+    d_encoder = AutoConfig.from_pretrained(encoder).d_model
+    d_llm = AutoConfig.from_pretrained(llm).hidden_size
+    weights = {
+        "ln_pre.weight": torch.rand(8 * d_encoder),
+        "linear_1.weight": torch.randn(48, 8 * d_encoder),
+        "ln_mid.weight": torch.rand(24),
+        "linear_2.weight": torch.randn(d_llm, 24),
+    }
+    folder.mkdir(parents=True)
+    named = {f"multi_modal_projector.{name}": tensor for name, tensor in weights.items()}
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {
+        "model_type": "ultravox",
+        "hidden_size": 48,
+        "stack_factor": 8,
+        "projector_act": "swiglu",
+        "projector_ln_mid": True,
+        "text_model_id": str(llm),
+        "audio_model_id": str(encoder),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
