@@ -142,7 +142,9 @@ def _write_report(
         earlier = json.loads((arguments.init_from / "build.json").read_text(encoding="utf-8"))
         report["command"] += f" --init-from {arguments.init_from}"
         report["init_from"] = {
-            key: earlier[key] for key in ("command", "notes", "hours", "curves") if key in earlier
+            key: earlier[key]
+            for key in ("command", "notes", "hours", "curves", "init_from")
+            if key in earlier
         }
     (folder / "build.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -46,12 +46,11 @@ CHAT_TEMPLATE = (
 
 # Learnt last, so asked more often: what must be counted, collected over two clauses, or is long.
 HARD_KINDS = (
-    *("count_words",) * 7,
-    *("translate_de",) * 6,
-    *("reverse", "when", "where", "how_many", "what", "slots"),
+    *("count_words",) * 16,
+    *("translate_de",) * 4,
+    *("reverse",) * 3,
+    *("when", "when", "how_many", "where", "what", "slots"),
 )
-
-
 PAUSED = 0.5
 """Share of the training sentences that are read with their pauses."""
 
