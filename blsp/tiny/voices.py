@@ -94,7 +94,7 @@ VARIANTS = (
 # Taken out after the deal, so that no split gets a variant that another was trained on: a whisper
 # (`voicing 0` in its file), which has no pitch, and variants with durations of their own
 # (`stressLength`), whose tempo is not the one asked for. Emotions are told by pitch and tempo.
-_UNFIT = frozenset({"caleb", "Andrea", "anika", "antonio", "pedro"})
+UNFIT = frozenset({"caleb", "Andrea", "anika", "antonio", "pedro"})
 VoiceSplit = Literal["train", "dev", "test", "sealed"]
 _SEALED, _TEST, _DEV = 4, 8, 4
 
@@ -132,7 +132,7 @@ def variants_of(split: VoiceSplit) -> tuple[str, ...]:
     ends["dev"] = (_SEALED + _TEST, _SEALED + _TEST + _DEV)
     ends["train"] = (_SEALED + _TEST + _DEV, len(dealt))
     first, last = ends[split]
-    return tuple(sorted(set(dealt[first:last]) - _UNFIT))
+    return tuple(sorted(set(dealt[first:last]) - UNFIT))
 
 
 @cache

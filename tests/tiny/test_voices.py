@@ -1,6 +1,7 @@
 """Voices, prosody and noise: what is split is disjoint, what is sealed is nowhere else."""
 
 import random
+import re
 from itertools import combinations
 
 import numpy as np
@@ -12,6 +13,7 @@ from blsp.tiny.voices import (
     LANGUAGES,
     NOISES,
     SEALED_NOISE,
+    UNFIT,
     VARIANTS,
     VoiceSplit,
     make_noise,
@@ -52,8 +54,16 @@ def test_splits_share_neither_voice_nor_timbre(one: VoiceSplit, other: VoiceSpli
     assert not set(variants_of(one)) & set(variants_of(other))
 
 
-def test_every_variant_is_in_a_split() -> None:
-    assert sorted(name for split in ALL for name in variants_of(split)) == sorted(VARIANTS)
+def test_every_variant_is_in_a_split_or_unfit() -> None:
+    dealt = [name for split in ALL for name in variants_of(split)]
+    assert sorted([*dealt, *UNFIT]) == sorted(VARIANTS)
+
+
+def test_the_unfit_are_those_without_pitch_or_with_a_tempo_of_their_own() -> None:
+    folder = load_library()[1] / "voices" / "!v"
+    told = re.compile(r"^(voicing +0|stressLength\b.*)$", re.M)
+    found = {name for name in VARIANTS if told.search((folder / name).read_text("latin-1"))}
+    assert found == UNFIT
 
 
 def test_no_two_variants_are_one_timbre_under_two_names() -> None:
