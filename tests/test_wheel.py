@@ -121,3 +121,12 @@ def test_a_recipe_trains_where_only_the_wheel_is(installed: Path, tmp_path: Path
     assert "step 2/2  loss " in printed
     assert printed.endswith("checkpoint: run/checkpoint\n")
     assert is_complete(tmp_path / "run" / "checkpoint")
+
+
+def test_the_quickstart_runs_where_only_the_wheel_is(installed: Path, tmp_path: Path) -> None:
+    small = ("--utterances", "16", "--count", "2", "training.steps=2")
+    command = (sys.executable, "-m", "blsp", "quickstart", *small)
+    printed = run(*command, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert "talk to it: blsp chat runs/quickstart/checkpoint" in printed
+    made = tmp_path / "runs" / "quickstart"
+    assert {"results.json", "report.html", "checkpoint"} <= {path.name for path in made.iterdir()}
