@@ -10,6 +10,11 @@ import platform
 import subprocess
 import sys
 import time
+from functools import lru_cache
+from typing import Any
+
+_WORTH_BF16 = 1.5
+"""How much faster a CPU must multiply in bfloat16 before its casts pay."""
 
 
 def find_nvidia_driver() -> str | None:
@@ -39,6 +44,14 @@ def measure_bf16_speedup(size: int = 768, repeats: int = 5) -> float:
         return min(seconds[1:])
 
     return best_seconds(torch.float32) / best_seconds(torch.bfloat16)
+
+
+@lru_cache(maxsize=1)
+def choose_cpu_dtype() -> Any:
+    """Return ``torch.bfloat16`` where this CPU multiplies in it much faster, else ``float32``."""
+    import torch
+
+    return torch.bfloat16 if measure_bf16_speedup() > _WORTH_BF16 else torch.float32
 
 
 def describe_hardware() -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from blsp.arguments import load_on_device
 from blsp.audio import SAMPLING_RATE
+from blsp.caching import install_cache
 from blsp.checkpoint import DELTA
 from blsp.errors import InputError
 from blsp.generation import (
@@ -36,6 +37,9 @@ from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.model.foundations import resolve_folder
 from blsp.model.restoring import find_checkpoint
 from blsp.rendering import Renderer
+
+_ENCODER_CACHE_GB = 1.0
+"""For recordings that several tasks ask about."""
 
 Messages = Sequence[Message]
 Audio = NDArray[np.float32]
@@ -139,6 +143,9 @@ def build_models(
         whisper: folder of the cascade's Whisper; loaded when it is first needed.
         name: what tells these weights from others, for `Models.description`.
     """
+    if model.device.type == "cpu":  # a GPU encodes a batch faster than one by one
+        model.requires_grad_(False)
+        install_cache(model, _ENCODER_CACHE_GB)
     renderer = build_renderer(model, processor)
     decoding = {key: value for key, value in asdict(config).items() if key != "batch_size"}
     description = {

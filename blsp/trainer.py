@@ -35,7 +35,7 @@ from blsp.collator import Collator
 from blsp.dataset import ConversationDataset
 from blsp.errors import InputError
 from blsp.files import atomic_path, explained_writes
-from blsp.hardware import measure_bf16_speedup
+from blsp.hardware import choose_cpu_dtype
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, warm_start
 from blsp.model.loading import write_checkpoint
 from blsp.sampler import BatchConfig, DurationBatchSampler
@@ -44,9 +44,6 @@ RECIPE = "recipe.yaml"
 STEP_FOLDER = "checkpoint-"
 FINAL_FOLDER = "checkpoint"
 FAILED_BATCH = "failed_batch.json"
-
-_WORTH_BF16 = 1.5
-"""How much faster a CPU must multiply in bfloat16 before its casts pay."""
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +117,7 @@ def choose_dtype(wanted: Literal["auto", "bf16", "fp32"]) -> torch.dtype:
         return torch.bfloat16 if wanted == "bf16" else torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if measure_bf16_speedup() > _WORTH_BF16 else torch.float32
+    return choose_cpu_dtype()
 
 
 def build_arguments(config: TrainingConfig, *, evaluates: bool) -> TrainingArguments:

@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from blsp.hardware import (
+    choose_cpu_dtype,
     describe_hardware,
     find_nvidia_driver,
     measure_bf16_speedup,
@@ -51,3 +53,11 @@ def test_the_peak_of_memory_is_in_megabytes() -> None:
 
 def test_the_machine_is_described_by_its_cores() -> None:
     assert f"{os.cpu_count()} CPU cores" in describe_hardware()
+
+
+@pytest.mark.parametrize(("speedup", "dtype"), [(4.0, torch.bfloat16), (0.2, torch.float32)])
+def test_bfloat16_is_chosen_where_it_is_faster(
+    speedup: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blsp.hardware.measure_bf16_speedup", lambda: speedup)
+    assert choose_cpu_dtype.__wrapped__() is dtype

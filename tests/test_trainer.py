@@ -324,9 +324,9 @@ def test_unreadable_audio_is_left_out_and_named(folder: Path, tmp_path: Path) ->
 
 def test_bf16_on_a_cpu_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("blsp.trainer.measure_bf16_speedup", lambda: 4.0)
+    monkeypatch.setattr("blsp.trainer.choose_cpu_dtype", lambda: torch.bfloat16)
     assert choose_dtype("auto") == torch.bfloat16
-    monkeypatch.setattr("blsp.trainer.measure_bf16_speedup", lambda: 0.2)
+    monkeypatch.setattr("blsp.trainer.choose_cpu_dtype", lambda: torch.float32)
     assert choose_dtype("auto") == torch.float32
     assert choose_dtype("bf16") == torch.bfloat16
 

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from blsp.errors import InputError
 from blsp.files import atomic_path
-from blsp.hardware import measure_bf16_speedup
+from blsp.hardware import choose_cpu_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def probe_autocast_dtype(device: torch.device) -> torch.dtype:
     """bf16 where it is faster than fp32 (measured on a CPU), else fp32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if measure_bf16_speedup() > 1.0 else torch.float32
+    return choose_cpu_dtype()
 
 
 def learning_rate_at(step: int, config: FitConfig) -> float:

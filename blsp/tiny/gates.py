@@ -23,6 +23,7 @@ from transformers import (
     WhisperProcessor,
 )
 
+from blsp.hardware import choose_cpu_dtype
 from blsp.model.encoder import BlspWhisperEncoder
 from blsp.tiny.llm import ask
 from blsp.tiny.speech import make_speech, plan_emotions, plan_utterances
@@ -65,16 +66,16 @@ class Gate:
 
 
 def load_tiny_llm(weights: Path) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The shipped LLM in fp32, with its tokenizer."""
+    """The shipped LLM as the commands hold it on a CPU, with its tokenizer."""
     folder = weights / "llm"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=choose_cpu_dtype())
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def load_tiny_whisper(weights: Path) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
-    """The shipped Whisper in fp32 as the plain library class, with its processor."""
+    """The shipped Whisper as the plain library class, held likewise, with its processor."""
     folder = weights / "whisper"
-    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=choose_cpu_dtype())
     return model.eval(), WhisperProcessor.from_pretrained(folder)
 
 
@@ -178,7 +179,7 @@ def variable_length(model: WhisperForConditionalGeneration) -> WhisperForConditi
     encoder.load_state_dict(model.model.encoder.state_dict())
     other.model.encoder = encoder
     other.generation_config = model.generation_config
-    return other.eval()
+    return other.to(model.dtype).eval()
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ import torch
 from transformers.utils import logging
 
 from blsp.arguments import join_command, load_on_device
-from blsp.behaviours import Behaviour, load_behaviours, place_prompt
+from blsp.behaviours import Behaviour, Behaviours, load_behaviours, place_prompt
 from blsp.benchmark import Benchmark, TestSet, load_test_set, run
 from blsp.checkpoint import is_complete
 from blsp.continuation import ContinuationConfig, continue_manifest, load_author
@@ -123,27 +123,37 @@ def speak(out: Path, plans: dict[str, list[Plan]]) -> None:
 
 
 def write_conversations(out: Path) -> None:
-    """Let the LLM answer the transcripts of the training and development speech."""
+    """Let the LLM answer the transcripts: each is repeated, and asked one other thing.
+
+    To repeat takes every word, so it says most about what was heard.
+    """
     _step(2, "the language model answers the transcripts; this is what is distilled")
     author = load_author(str(WEIGHTS / "llm"), None, {})
-    config = ContinuationConfig(
-        per_utterance=2, generation=GenerationConfig(max_new_tokens=96, batch_size=128)
-    )
-    behaviours = load_behaviours("tiny")
-    for name in ("train-clean", "train-noisy", "dev-clean"):
-        path = out / "conversations" / f"{name}.jsonl"
-        manifest = out / "speech" / f"{name}.jsonl"
+    config = ContinuationConfig(generation=GenerationConfig(max_new_tokens=96, batch_size=128))
+    every = load_behaviours("tiny").behaviours
+    for path, manifest, repeated in list_conversations(out):
+        chosen = tuple(one for one in every if (one.kind == "repeat") == repeated)
+        behaviours = Behaviours(behaviours=chosen)
+        path.parent.mkdir(parents=True, exist_ok=True)
         continue_manifest(manifest, path, author, behaviours, config, command="blsp quickstart")
+
+
+def list_conversations(out: Path, split: str = "") -> list[tuple[Path, Path, bool]]:
+    """Conversations, the manifest they are about, and whether it is repeated in them."""
+    return [
+        (out / "conversations" / f"{name}-{what}.jsonl", out / "speech" / f"{name}.jsonl", repeated)
+        for name in ("train-clean", "train-noisy", "dev-clean")
+        for what, repeated in (("repeated", True), ("asked", False))
+        if name.startswith(split)
+    ]
 
 
 def align(out: Path, overrides: Sequence[str]) -> Path:
     """Train the modality adapter; returns the checkpoint's folder."""
     _step(3, "the adapter learns to make it answer the recordings alike")
-    conversations = out / "conversations"
-    training = [conversations / f"train-{name}.jsonl" for name in ("clean", "noisy")]
     ours = {
-        "data.train": [str(path) for path in training],
-        "data.dev": [str(conversations / "dev-clean.jsonl")],
+        "data.train": [str(path) for path, _, _ in list_conversations(out, "train")],
+        "data.dev": [str(path) for path, _, _ in list_conversations(out, "dev")],
         "model.llm": str(WEIGHTS / "llm"),
         "model.encoder": str(WEIGHTS / "whisper"),
         "training.output": str(out),

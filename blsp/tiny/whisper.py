@@ -270,13 +270,15 @@ def score_emotion(
 @torch.no_grad()
 def pool_rows(encoder: nn.Module, features: list[Tensor], *, batch: int = 32) -> Tensor:
     """Mean encoder row, (N, D), of normalised (F, 80) log-mels, each at its true length."""
-    device = next(encoder.parameters()).device
+    weight = next(encoder.parameters())
+    device, dtype = weight.device, weight.dtype
     order = sorted(range(len(features)), key=lambda index: len(features[index]))
     pooled: dict[int, Tensor] = {}
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         frames = torch.tensor([len(features[index]) for index in chosen], device=device)
-        block = pad_sequence([features[index] for index in chosen], batch_first=True).to(device)
+        block = pad_sequence([features[index] for index in chosen], batch_first=True)
+        block = block.to(device, dtype)
         mask = torch.arange(block.shape[1], device=device) < frames[:, None]
         rows = encoder(block.transpose(1, 2), mask).last_hidden_state.float()
         lengths = encoder_lengths(frames)
