@@ -236,7 +236,12 @@ ANSWERS = {
         "table a book",
         BRING: "weekend the during peter call also and roland to pan frying the bring please",
     },
-    "count_words": {ORDER: "six", WAKE: "six", TABLES: "nineteen", BRING: "fourteen"},
+    "count_words": {
+        ORDER: "six",
+        WAKE: "six",
+        TABLES: "more than twelve",
+        BRING: "more than twelve",
+    },
     "names_person": {ORDER: "no", WAKE: "no", TABLES: "no", BRING: "yes"},
     "slots": {
         ORDER: '{"intent": "go_shopping", "entities": [{"type": "items", "filler": "raspberries"}, '
