@@ -38,6 +38,7 @@ from blsp.files import atomic_path, explained_writes
 from blsp.hardware import choose_cpu_dtype
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, warm_start
 from blsp.model.loading import write_checkpoint
+from blsp.optimizers import MuonAdamW
 from blsp.sampler import BatchConfig, DurationBatchSampler
 
 RECIPE = "recipe.yaml"
@@ -60,6 +61,9 @@ class TrainingConfig:
     """Optimizer steps; this or `epochs`."""
     epochs: float | None = None
     warmup_steps: int = 100
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon for matrices, AdamW for the rest; learns from fewer examples, costs more a
+    step."""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     batch_seconds: float = 120.0
@@ -252,6 +256,19 @@ class AlignmentTrainer(Trainer):
         )
 
     # --- a step -----------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The recipe's optimizer over what is trained."""
+        if self.config.optimizer == "adamw":
+            return super().create_optimizer(model)
+        if self.optimizer is None:
+            trained = [p for p in (model or self.model).parameters() if p.requires_grad]
+            self.optimizer = MuonAdamW(
+                trained,
+                learning_rate=self.config.learning_rate,
+                weight_decay=self.config.weight_decay,
+            )
+        return self.optimizer
 
     def compute_loss(  # type: ignore[override]
         self,

@@ -41,6 +41,7 @@ MODULES = [
     "metrics",
     "alignment",
     "caching",
+    "optimizers",
     "trainer",
     "progress",
     "preflight",

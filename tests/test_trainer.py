@@ -215,11 +215,13 @@ def test_what_is_saved_measures_as_it_did(folder: Path, tmp_path: Path) -> None:
     assert after == {name.removeprefix("eval_"): value for name, value in before.items()}
 
 
-def test_six_steps_are_three_and_three_more(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_six_steps_are_three_and_three_more(optimizer: str, folder: Path, tmp_path: Path) -> None:
     """Across an epoch's end, with evaluations between, to the bit."""
-    whole = build(folder, configure(tmp_path / "whole", steps=6, batch_examples=3))
+    wanted = {"steps": 6, "batch_examples": 3, "optimizer": optimizer}
+    whole = build(folder, configure(tmp_path / "whole", **wanted))
     whole.train()
-    config = configure(tmp_path / "parts", steps=6, batch_examples=3, save_steps=1, eval_steps=2)
+    config = configure(tmp_path / "parts", **wanted, save_steps=1, eval_steps=2)
     first = build(folder, config)
     first.add_callback(_StopAt(4))
     first.train()
