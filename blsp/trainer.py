@@ -262,13 +262,14 @@ class AlignmentTrainer(Trainer):
         if self.config.optimizer == "adamw":
             return super().create_optimizer(model)
         if self.optimizer is None:
-            trained = [p for p in (model or self.model).parameters() if p.requires_grad]
-            self.optimizer = MuonAdamW(
-                trained,
+            whole: Any = model or self.model
+            optimizer: Any = MuonAdamW(
+                [p for p in whole.parameters() if p.requires_grad],
                 learning_rate=self.config.learning_rate,
                 weight_decay=self.config.weight_decay,
             )
-        return self.optimizer
+            self.optimizer = optimizer
+        return self.optimizer  # type: ignore[return-value]
 
     def compute_loss(  # type: ignore[override]
         self,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForCausalLM,
@@ -26,7 +26,7 @@ from transformers import (
 from blsp.hardware import choose_cpu_dtype
 from blsp.model.encoder import BlspWhisperEncoder
 from blsp.tiny.llm import ask
-from blsp.tiny.speech import make_speech, plan_emotions, plan_utterances
+from blsp.tiny.speech import make_sets, plan_emotions, plan_utterances
 from blsp.tiny.store import SpeechStore, load_store, store_features
 from blsp.tiny.voices import EMOTIONS, voices_of
 from blsp.tiny.whisper import pool_rows, score_words, transcribe
@@ -142,12 +142,12 @@ def _question(rng: random.Random, kind: str, sentence: Sentence) -> tuple[str, s
 def make_test_speech(folder: Path, *, count: int = 400) -> dict[str, Path]:
     """Manifests of the test split: ``clean``, ``noisy`` (5 dB), and the emotion sets."""
     plans = {
-        "test-clean": lambda: plan_utterances(TEST_SEED, "test", count),
-        "test-noisy": lambda: plan_utterances(TEST_SEED, "test", count, snr_db=5.0),
-        "train-emotion": lambda: plan_emotions(TEST_SEED, "train", 240),
-        "test-emotion": lambda: plan_emotions(TEST_SEED, "test", 80),
+        "test-clean": plan_utterances(TEST_SEED, "test", count),
+        "test-noisy": plan_utterances(TEST_SEED, "test", count, snr_db=5.0),
+        "train-emotion": plan_emotions(TEST_SEED, "train", 240),
+        "test-emotion": plan_emotions(TEST_SEED, "test", 80),
     }
-    return {name: make_speech(plan(), folder, name) for name, plan in plans.items()}
+    return make_sets(plans, folder)
 
 
 def check_whisper(weights: Path, speech: dict[str, Path]) -> list[Gate]:
@@ -181,7 +181,8 @@ def variable_length(model: WhisperForConditionalGeneration) -> WhisperForConditi
     encoder.load_state_dict(model.model.encoder.state_dict())
     other.model.encoder = encoder
     other.generation_config = model.generation_config
-    return other.to(model.dtype).eval()
+    nn.Module.to(other, model.dtype)
+    return other.eval()
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ import io
 import json
 import multiprocessing
 import random
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -147,6 +147,20 @@ def make_speech(plans: Iterable[Plan], folder: Path, name: str) -> Path:
     if not manifest.exists():
         _run_worker(plans, folder, name)
     return manifest
+
+
+def make_sets(
+    plans: Mapping[str, Iterable[Plan]], folder: Path, *, at_once: int = 2
+) -> dict[str, Path]:
+    """Speak several plans, so many at once; returns name -> manifest.
+
+    Raises:
+        InputError: as `make_speech`; the others are finished first.
+    """
+    # Each has a worker process of its own; the threads only wait for theirs.
+    with ThreadPoolExecutor(at_once) as pool:
+        made = pool.map(lambda name: make_speech(plans[name], folder, name), plans)
+        return dict(zip(plans, made, strict=True))
 
 
 def compute_plan_digest(plans: Iterable[Plan]) -> str:
