@@ -6,7 +6,7 @@ is measured is what is trained. A collated batch enters; losses and meters leave
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from blsp.errors import InputError
 from blsp.losses import (
     Head,
     ResponseLoss,
+    ctc,
     gather_response,
     response_ce,
     response_kl,
@@ -26,7 +27,7 @@ from blsp.losses import (
 )
 from blsp.manifest import AudioPart, Conversation
 from blsp.meters import AlignmentMeter
-from blsp.model import BlspForConditionalGeneration
+from blsp.model import BlspForConditionalGeneration, BlspOutput, num_speech_tokens
 
 _DONORS_TRIED = 32
 
@@ -39,20 +40,38 @@ class LossConfig:
     """Divergence from the text-fed model's next-token distributions."""
     response_ce: float = 0.0
     """Cross-entropy on the response: BLSP's objective."""
+    ctc: float = 0.0
+    """Speech embeddings as the transcript's tokens, with the language model's own embeddings as the
+    classifier. It says where the words are, which the response alone takes long to tell."""
+    ctc_only_steps: int = 0
+    """So many steps at the beginning learn from `ctc` alone; they need no language model, and are
+    several times as fast."""
     temperature: float = 1.0
     """Of `response_kl`; its loss carries T squared."""
 
     def __post_init__(self) -> None:
-        weights = (self.response_kl, self.response_ce)
+        weights = (self.response_kl, self.response_ce, self.ctc)
         if min(weights) < 0 or max(weights) <= 0:
             raise InputError(
                 "expected weights of 0 or more and one above 0, found response_kl "
-                f"{self.response_kl:g} and response_ce {self.response_ce:g}; change one"
+                f"{self.response_kl:g}, response_ce {self.response_ce:g} and ctc {self.ctc:g}; "
+                "change one"
+            )
+        if self.ctc_only_steps < 0 or (self.ctc_only_steps and not self.ctc):
+            raise InputError(
+                f"expected ctc above 0 for ctc_only_steps, found ctc {self.ctc:g} and "
+                f"ctc_only_steps {self.ctc_only_steps}; give ctc a weight, or no steps"
             )
         if self.temperature <= 0:
             raise InputError(
                 f"expected a temperature above 0, found {self.temperature:g}; 1 changes nothing"
             )
+
+    def at(self, step: int) -> "LossConfig":
+        """The objectives of a step, counted from 0."""
+        if step >= self.ctc_only_steps:
+            return self
+        return replace(self, response_kl=0.0, response_ce=0.0)
 
 
 Batch = dict[str, Any]
@@ -66,24 +85,28 @@ def head_of(model: BlspForConditionalGeneration) -> Head:
     return Head(head.weight, getattr(head, "bias", None), scale=post.scale, softcap=post.softcap)
 
 
+_HEARD = ("input_ids", "attention_mask", "input_features", "input_features_mask")
+
+
 def hear(model: nn.Module, batch: Batch, head: Head) -> Tensor:
     """Return (N, D) states that predict the response tokens, of the view with audio."""
-    names = ("input_ids", "attention_mask", "input_features", "input_features_mask")
-    inputs = {name: batch[name] for name in names if name in batch}
-    return _response_states(model, inputs, batch["labels"], head)
+    output = _run(model, {name: batch[name] for name in _HEARD if name in batch})
+    return _response_states(output, batch["labels"], head)
 
 
 @torch.no_grad()
 def read(model: BlspForConditionalGeneration, batch: Batch, head: Head) -> Tensor:
     """Return (N, D) states that predict the response tokens, of the view with transcripts."""
     inputs = {name: batch[f"teacher_{name}"] for name in ("input_ids", "attention_mask")}
-    return _response_states(model, inputs, batch["teacher_labels"], head)
+    return _response_states(_run(model, inputs), batch["teacher_labels"], head)
 
 
-def _response_states(
-    model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, head: Head
-) -> Tensor:
-    hidden = model(**inputs, skip_lm_head=True, use_cache=False).last_hidden_state
+def _run(model: nn.Module, inputs: dict[str, Tensor], **more: Any) -> BlspOutput:
+    return model(**inputs, skip_lm_head=True, use_cache=False, **more)
+
+
+def _response_states(output: BlspOutput, labels: Tensor, head: Head) -> Tensor:
+    hidden: Any = output.last_hidden_state
     # Mixed precision hands out float32 copies of 16-bit states.
     return gather_response(hidden, labels).to(head.weight.dtype)  # (B, T, D) -> (N, D)
 
@@ -102,11 +125,19 @@ def compute_loss(
         teacher: the same model, bare.
         batch: collated.
         config: the weights.
-        num_items: response tokens of the whole step; None is those of the batch.
+        num_items: response tokens of the whole step, which all objectives are divided by; None is
+            those of the batch.
     """
     head = head_of(teacher)
-    states = hear(model, batch, head)
-    loss = states.new_zeros((), dtype=torch.float32)
+    responds = bool(config.response_kl or config.response_ce)
+    inputs = {name: batch[name] for name in _HEARD if name in batch}
+    output = _run(model, inputs, skip_llm=not responds)
+    loss = head.weight.new_zeros((), dtype=torch.float32)
+    if config.ctc:
+        loss = loss + config.ctc * _compute_ctc(teacher, output, batch, num_items)
+    if not responds:
+        return loss
+    states = _response_states(output, batch["labels"], head)
     if config.response_kl:
         wanted = read(teacher, batch, head)
         found = response_kl(
@@ -118,6 +149,31 @@ def compute_loss(
         found = response_ce(states, head, targets, num_items=num_items)
         loss = loss + config.response_ce * found.loss
     return loss
+
+
+def _compute_ctc(
+    model: BlspForConditionalGeneration,
+    output: BlspOutput,
+    batch: Batch,
+    num_items: float | Tensor | None,
+) -> Tensor:
+    """CTC of what the adapter gave; zero, but connected to it, where there is no audio."""
+    speech: Any = output.speech_embeds
+    if "input_features" not in batch:
+        return speech.float().sum()
+    lengths = num_speech_tokens(
+        model.config.adapter,
+        batch["input_features_mask"].sum(-1),
+        window_frames=model.config.window_frames,
+    )
+    return ctc(
+        speech,
+        lengths,
+        batch["transcript_ids"],
+        batch["transcript_lengths"],
+        model.get_input_embeddings().weight,  # type: ignore[arg-type]
+        num_items=response_targets(batch["labels"]).numel() if num_items is None else num_items,
+    )
 
 
 @torch.no_grad()
@@ -221,6 +277,7 @@ def replace_audio(
         teacher_input_ids=example.teacher_input_ids,
         teacher_labels=example.teacher_labels,
         features=features,
+        transcripts=example.transcripts,
     )
 
 

@@ -1,13 +1,14 @@
-"""Encoder output kept in memory, because a frozen encoder says the same of a recording every time.
+"""Features and encoder output kept in memory, because both are the same of a recording every time.
 
 Several things are asked of one recording, and epochs repeat them all; on a CPU the encoder is half
-of a step. The key is a hash of the features themselves, so nobody has to pass names around and long
-recordings are kept window by window. Each is encoded alone: what is kept then never depends on the
-batch it was first met in, and a resumed run sees the same numbers. Features enter as they would
-enter the encoder; its output leaves.
+of a step, and log-mel a third of the rest. Encoder output is found by a hash of the features, so
+that nobody has to pass names around and long recordings are kept window by window. Each is encoded
+alone: what is kept then never depends on the batch it was first met in, and a resumed run sees the
+same numbers. Recordings enter as they would enter extractor and encoder; what these say leaves.
 """
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutput
 
+from blsp.dataset import LoadFeatures
 from blsp.errors import InputError
+from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration
 
 
@@ -80,3 +83,28 @@ def install_cache(model: BlspForConditionalGeneration, gigabytes: float) -> Enco
     cache = EncoderCache(tower.forward, gigabytes * 1e9)
     tower.forward = cache
     return cache
+
+
+class FeatureCache:
+    """Stands before a dataset's ``load_features``, and keeps what it gave while there is room.
+
+    Args:
+        load_features: a recording and its root -> (F, M).
+        gigabytes: what may be kept; later recordings are read anew each time.
+    """
+
+    def __init__(self, load_features: LoadFeatures, gigabytes: float) -> None:
+        self.load_features = load_features
+        self.room = gigabytes * 1e9
+        self.kept: dict[tuple[Path, str, float, float], Tensor] = {}
+
+    def __call__(self, part: AudioPart, root: Path) -> Tensor:
+        """See `LoadFeatures`."""
+        key = (root, part.audio, part.start, part.duration)
+        if key not in self.kept:
+            features = self.load_features(part, root)
+            if features.nbytes > self.room:
+                return features
+            self.kept[key] = features
+            self.room -= features.nbytes
+        return self.kept[key]

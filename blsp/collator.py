@@ -22,7 +22,8 @@ class Collator:
     The keys are `input_ids`, `attention_mask`, `labels` (B, T); the same with `teacher_` before
     them (B, U); `ids`, the ids of the rows; `left_out`, why examples were; and where there is
     audio `input_features` (N, M, F) with `input_features_mask` (N, F), in the order of the
-    placeholders, row by row.
+    placeholders, row by row, and `transcript_ids`, what they say one after the other, with
+    `transcript_lengths` (N,).
 
     A batch whose audio is all unreadable is one row that trains nothing, because the other
     processes wait for this one's step.
@@ -47,7 +48,9 @@ class Collator:
             [e.teacher_input_ids for e in rows], [e.teacher_labels for e in rows], prefix="teacher_"
         )
         features = [frames for example in rows for frames in example.features]
-        return batch | _pad_features(features) | {"ids": [e.id for e in rows], "left_out": left_out}
+        transcripts = [ids for example in rows for ids in example.transcripts]
+        batch |= _pad_features(features) | _join_transcripts(transcripts)
+        return batch | {"ids": [e.id for e in rows], "left_out": left_out}
 
     def _pad(self, ids: list[Tensor], labels: list[Tensor], *, prefix: str) -> dict[str, Tensor]:
         ones = [torch.ones_like(row) for row in ids]
@@ -73,6 +76,15 @@ def _pad_features(features: list[Tensor]) -> dict[str, Tensor]:
     return {
         "input_features": padded.transpose(1, 2).contiguous(),  # (N, F, M) -> (N, M, F)
         "input_features_mask": mask.long(),
+    }
+
+
+def _join_transcripts(transcripts: list[Tensor]) -> dict[str, Tensor]:
+    if not transcripts:
+        return {}
+    return {
+        "transcript_ids": torch.cat(transcripts),
+        "transcript_lengths": torch.tensor([len(ids) for ids in transcripts]),
     }
 
 

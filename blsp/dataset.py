@@ -73,6 +73,8 @@ class Example:
     """(U,)"""
     features: tuple[Tensor, ...] = ()
     """(F, M) log-mel of each recording, in order."""
+    transcripts: tuple[Tensor, ...] = ()
+    """(W,) token ids of what each recording says, as they stand in the teacher view."""
     unreadable: str | None = None
     """Why the audio could not be read; such an example has no tokens and is left out of a batch."""
 
@@ -140,6 +142,10 @@ class ConversationDataset(Dataset[Example]):
             teacher_input_ids=torch.tensor(teacher.ids),
             teacher_labels=torch.tensor(teacher.labels),
             features=features,
+            transcripts=tuple(
+                torch.tensor(teacher.ids[start:end], dtype=torch.long)
+                for start, end in teacher.transcripts
+            ),
         )
 
     def select(self, indices: Sequence[int]) -> "ConversationDataset":

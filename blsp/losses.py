@@ -1,4 +1,5 @@
-"""Response objectives as pure functions of tensors: cross-entropy, and KL to the text-fed LLM.
+"""Objectives as pure functions of tensors: on the response, cross-entropy and KL to the text-fed
+LLM; on the speech embeddings, CTC.
 
 Logits over a large vocabulary are the largest tensors of a training step, so they never exist all
 at once: a chunk of response rows is turned into logits, its loss and its gradient are formed while
@@ -14,6 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import ctc_loss
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
 IGNORED = -100
 """The label of a position that nothing is learnt at."""
@@ -22,6 +26,14 @@ DEFAULT_CHUNK = 64
 """Response rows whose logits exist together; memory is some four times rows x V x 4 bytes."""
 
 _VOCABULARY_TILE = 8192
+
+CTC_VARIANCE = 1 / 30
+"""Of a token's Gaussian, in mean squared distances of two tokens: 15 nats between those two."""
+
+CTC_BLANK = 0.3
+"""Squared distance that blank stands at, in the same unit."""
+
+_CTC_CHUNK = 256
 
 
 def gather_response(hidden: Tensor, labels: Tensor) -> Tensor:
@@ -190,6 +202,75 @@ def response_kl(  # noqa: PLR0913 - two models of two parts each, and every opti
     )
     factor = temperature**2 / _divisor(num_items, student_hidden)
     return ResponseLoss(total * factor, values, agree)
+
+
+def ctc(  # noqa: PLR0913 - speech and transcripts of two parts each, and the table
+    speech: Tensor,
+    lengths: Tensor,
+    targets: Tensor,
+    target_lengths: Tensor,
+    table: Tensor,
+    *,
+    num_items: float | Tensor | None = None,
+    chunk: int = _CTC_CHUNK,
+) -> Tensor:
+    """Connectionist temporal classification of speech embeddings as the LLM's own tokens.
+
+    The classifier has no weights of its own. Each token is a Gaussian around its embedding, so that
+    the score of token v at speech embedding x is ``-|x - e_v|^2 / (2 s^2)``, and only the embedding
+    itself, in direction and in length, scores best. Blank, of id V, scores as a token at a fixed
+    distance: what is near no token is a blank. The unit of both is the mean squared distance of two
+    tokens. Alignments are summed over as in Graves et al. (ICML 2006); CTC before alignment to text
+    is what "CTC meets OT" (arXiv 2301.11716) pre-trains with.
+
+    Only the labels of the batch, blank and all other tokens together are told apart, which gives
+    the loss and gradients of the whole vocabulary at a fraction of the memory.
+
+    Args:
+        speech: (S, D) speech embeddings of N recordings, one after the other.
+        lengths: (N,) embeddings of each.
+        targets: (U,) token ids of their transcripts, one after the other.
+        target_lengths: (N,) tokens of each; one that does not fit into its speech adds nothing.
+        table: (V, D) token embeddings; they get no gradient.
+        num_items: what the sum is divided by; None is U.
+        chunk: rows whose scores over V exist together.
+
+    Raises:
+        ValueError: lengths and what they are the lengths of differ.
+    """
+    found = (len(speech), int(lengths.sum()), len(targets), int(target_lengths.sum()))
+    if found[0] != found[1] or found[2] != found[3]:
+        raise ValueError(
+            f"expected as many rows as the lengths say, found {found[0]} speech embeddings for "
+            f"{found[1]} and {found[2]} tokens for {found[3]}; take all from the same batch"
+        )
+    if not len(speech):
+        return speech.float().sum()
+    table = table.detach()
+    lengths_squared = torch.linalg.vector_norm(table, dim=1, dtype=_sum_dtype(table)).square()
+    middle = table.mean(0, dtype=_sum_dtype(table))
+    spread = 2 * (lengths_squared.mean() - middle @ middle)  # mean |e_v - e_w|^2
+    known, classes = torch.unique(targets, return_inverse=True)
+    blank = len(known)
+
+    def score(rows: Tensor) -> Tensor:
+        """(n, D) -> (n, known + 2): the labels of the batch, blank, and all other tokens."""
+        rows = rows.to(_sum_dtype(rows))
+        products = (rows.to(table.dtype) @ table.T).to(rows.dtype)
+        distances = rows.square().sum(1, keepdim=True) - 2 * products + lengths_squared
+        scores = distances / (-2 * CTC_VARIANCE * spread)
+        others = scores.index_fill(1, known, torch.finfo(scores.dtype).min / 2)
+        silent = scores.new_full((len(rows), 1), -CTC_BLANK / (2 * CTC_VARIANCE))
+        return torch.cat([scores[:, known], silent, others.logsumexp(1, keepdim=True)], dim=1)
+
+    with torch.autocast(speech.device.type, enabled=False):
+        pieces = [checkpoint(score, rows, use_reentrant=False) for rows in speech.split(chunk)]
+        log_p = torch.cat(pieces).log_softmax(-1)  # type: ignore[arg-type]  -> (S, known + 2)
+    padded = pad_sequence(list(log_p.split(lengths.tolist())))  # -> (longest, N, known + 2)
+    total = ctc_loss(
+        padded, classes, lengths, target_lengths, blank, reduction="sum", zero_infinity=True
+    )
+    return total / _divisor(num_items, targets)
 
 
 class _Rows(NamedTuple):

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, set_seed
 
 from blsp.arguments import choose_device
 from blsp.audio import load_audio
+from blsp.caching import FeatureCache
 from blsp.checkpoint import is_complete
 from blsp.dataset import ConversationDataset
 from blsp.errors import InputError, suggest
@@ -174,10 +175,11 @@ def build_dataset(
         )
         return processor.extract_features(samples)[0].T.contiguous()  # (M, F) -> (F, M)
 
+    gigabytes = recipe.training.encoder_cache_gb
     return ConversationDataset(
         recipe.data.config(paths),
         renderer,
-        load_features,
+        FeatureCache(load_features, gigabytes) if gigabytes else load_features,
         lambda frames: processor.num_speech_tokens(frames * hop),
         llm=model.config.bases["llm"]["fingerprint"],  # type: ignore[index]
     )

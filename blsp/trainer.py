@@ -87,8 +87,9 @@ class TrainingConfig:
     """Processes that load audio."""
     gradient_checkpointing: bool = False
     encoder_cache_gb: float = 0.0
-    """Memory to keep encoder output in, on each process; an hour at Whisper-small's width takes
-    0.55 in fp32. Pays where recordings come again: epochs, several conversations of one."""
+    """Memory to keep encoder output in, on each process, and as much for features; an hour at
+    Whisper-small's width takes 0.55 in fp32. Pays where recordings come again: epochs, several
+    conversations of one."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -282,7 +283,8 @@ class AlignmentTrainer(Trainer):
         set_frozen_to_eval(self.bare_model, keep_llm=self.config.gradient_checkpointing)
         self._note(inputs)
         items = None if num_items_in_batch is None else num_items_in_batch.clamp(min=1)
-        loss = compute_loss(model, self.bare_model, inputs, self.loss_config, items)
+        objectives = self.loss_config.at(self.state.global_step)
+        loss = compute_loss(model, self.bare_model, inputs, objectives, items)
         if not torch.isfinite(loss):
             self._stop(f"a loss of {loss.item()}", inputs["ids"])
         # Gradients are averaged over processes, and this is a share of a sum.

@@ -7,8 +7,9 @@ import pytest
 import torch
 from training import build_model, save_models
 
-from blsp.caching import install_cache
+from blsp.caching import FeatureCache, install_cache
 from blsp.errors import InputError
+from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration
 
 
@@ -70,3 +71,18 @@ def test_a_trained_encoder_is_not_kept(model: BlspForConditionalGeneration) -> N
     model.model.audio_tower.conv1.weight.requires_grad_(True)
     with pytest.raises(InputError, match="expected 0 where the encoder is trained"):
         install_cache(model, 1.0)
+
+
+def test_features_are_read_once_while_there_is_room() -> None:
+    read: list[str] = []
+
+    def load(part: AudioPart, root: Path) -> torch.Tensor:
+        read.append(f"{root}/{part.audio}@{part.start:g}")
+        return torch.full((100, 80), part.start)  # 32,000 bytes
+
+    cache = FeatureCache(load, 70e-6)
+    parts = [AudioPart(audio="a", duration=1.0, transcript="", start=at) for at in (0.0, 1.0, 2.0)]
+    for part in (*parts, *parts):
+        assert cache(part, Path("x"))[0, 0] == part.start
+    assert cache(parts[0], Path("y"))[0, 0] == 0
+    assert read == ["x/a@0", "x/a@1", "x/a@2", "x/a@2", "y/a@0"]

@@ -104,9 +104,12 @@ def test_the_curves_of_a_run_can_be_seen_in_tensorboard(folder: Path, tmp_path: 
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(logged)
 
 
-def test_a_batch_of_text_alone_is_a_step_like_any_other(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(response_kl=0.0, ctc=1.0)])
+def test_a_batch_of_text_alone_is_a_step_like_any_other(
+    loss: LossConfig, folder: Path, tmp_path: Path
+) -> None:
     """Its gradients are zero and there, which other processes wait for."""
-    trainer = build(folder, configure(tmp_path))
+    trainer = build(folder, configure(tmp_path), loss)
     batch = next(iter(trainer.get_train_dataloader()))
     names = ("input_ids", "attention_mask", "labels")
     views = {f"{view}{n}": batch[f"teacher_{n}"] for view in ("", "teacher_") for n in names}
@@ -135,7 +138,10 @@ def train_with_sgd(folder: Path, config: TrainingConfig, loss: LossConfig) -> Al
     return trainer
 
 
-@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(response_kl=0.5, response_ce=0.5)])
+LOSSES = [LossConfig(), LossConfig(response_kl=0.5, response_ce=0.5, ctc=0.2)]
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, LossConfig(ctc=1.0, ctc_only_steps=2)])
 def test_four_accumulated_batches_are_one_of_four(
     folder: Path, tmp_path: Path, loss: LossConfig
 ) -> None:
@@ -165,6 +171,25 @@ def test_cross_entropy_alone_never_asks_the_teacher(folder: Path, tmp_path: Path
     for name in ("teacher_input_ids", "teacher_attention_mask", "teacher_labels"):
         del batch[name]
     assert trainer.compute_loss(trainer.bare_model, batch).item() > 0
+
+
+def test_the_first_steps_ask_no_language_model_if_they_are_to_learn_from_ctc_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    trainer = build(folder, configure(tmp_path, steps=4), LossConfig(ctc=1.0, ctc_only_steps=3))
+    llm: Any = trainer.bare_model.model.language_model
+    asked: list[int] = []
+    llm.base_model.register_forward_hook(lambda *_: asked.append(trainer.state.global_step))
+    batch = next(iter(trainer.get_train_dataloader()))
+    for step in (0, 2, 3):
+        trainer.state.global_step = step
+        trainer.compute_loss(trainer.model, batch).backward()
+    assert asked == [3, 3]  # the student and the teacher
+
+
+def test_steps_of_ctc_alone_need_a_weight() -> None:
+    with pytest.raises(InputError, match="expected ctc above 0 for ctc_only_steps"):
+        LossConfig(ctc_only_steps=3)
 
 
 # --- the floor ------------------------------------------------------------------------------------
@@ -215,17 +240,26 @@ def test_what_is_saved_measures_as_it_did(folder: Path, tmp_path: Path) -> None:
     assert after == {name.removeprefix("eval_"): value for name, value in before.items()}
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_six_steps_are_three_and_three_more(optimizer: str, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "loss"),
+    [
+        ("adamw", LossConfig()),
+        ("muon", LossConfig()),
+        ("adamw", LossConfig(ctc=1.0, ctc_only_steps=5)),
+    ],
+)
+def test_six_steps_are_three_and_three_more(
+    optimizer: str, loss: LossConfig, folder: Path, tmp_path: Path
+) -> None:
     """Across an epoch's end, with evaluations between, to the bit."""
     wanted = {"steps": 6, "batch_examples": 3, "optimizer": optimizer}
-    whole = build(folder, configure(tmp_path / "whole", **wanted))
+    whole = build(folder, configure(tmp_path / "whole", **wanted), loss)
     whole.train()
     config = configure(tmp_path / "parts", **wanted, save_steps=1, eval_steps=2)
-    first = build(folder, config)
+    first = build(folder, config, loss)
     first.add_callback(_StopAt(4))
     first.train()
-    second = build(folder, config)
+    second = build(folder, config, loss)
     second.train(resume_from_checkpoint=str(find_checkpoints(config.output)[-1]))
     expected, found = weights(whole), weights(second)
     assert second.state.global_step == 6

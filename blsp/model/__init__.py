@@ -7,7 +7,7 @@ from blsp.model.adapter import num_speech_tokens
 from blsp.model.configuration import AdapterConfig, BlspConfig
 from blsp.model.foundations import LlmOptions
 from blsp.model.loading import compose, load_checkpoint, register, save_checkpoint, warm_start
-from blsp.model.modeling import BlspForConditionalGeneration, BlspModel
+from blsp.model.modeling import BlspForConditionalGeneration, BlspModel, BlspOutput
 from blsp.model.processing import BlspProcessor
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "BlspConfig",
     "BlspForConditionalGeneration",
     "BlspModel",
+    "BlspOutput",
     "BlspProcessor",
     "LlmOptions",
     "compose",

@@ -69,6 +69,7 @@ class ConvAdapter(nn.Module):
         self.fc1 = nn.Linear(output_size, config.bottleneck_size, bias=False)
         self.fc2 = nn.Linear(config.bottleneck_size, output_size, bias=False)
         self.layer_norm = nn.LayerNorm(output_size)
+        self.reset_parameters()
 
     def forward(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S_enc, D_enc) and its lengths (B,) -> (B, S, D) and its lengths."""
@@ -83,9 +84,12 @@ class ConvAdapter(nn.Module):
         return self.layer_norm(hidden), lengths
 
     def reset_parameters(self) -> None:
-        """Initialise as torch does, which is what BLSP trained from."""
+        """Initialise as torch does, which is what BLSP trained from, and the norm's weight with
+        ``norm_init``."""
         for module in (*self.convs, self.fc1, self.fc2, self.layer_norm):
             module.reset_parameters()  # type: ignore[operator]
+        if self.config.norm_init is not None:
+            nn.init.constant_(self.layer_norm.weight, self.config.norm_init)
 
 
 class StackAdapter(nn.Module):
@@ -128,7 +132,9 @@ class StackAdapter(nn.Module):
         self.linear_2.reset_parameters()
         second = self.ln_mid if self.config.norm_position == "mid" else self.ln_post
         for norm in (self.ln_pre, second):
-            nn.init.constant_(norm.weight, self.config.norm_init)
+            nn.init.constant_(
+                norm.weight, 0.4 if self.config.norm_init is None else self.config.norm_init
+            )
 
 
 def _normalize(norm: nn.RMSNorm, hidden: Tensor) -> Tensor:

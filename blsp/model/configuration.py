@@ -19,7 +19,7 @@ AudioPadding = Literal["variable", "max"]
 AdapterKind = Literal["conv", "stack"]
 
 _FIELDS: dict[str, tuple[str, ...]] = {
-    "conv": ("kernel_sizes", "bottleneck_size"),
+    "conv": ("kernel_sizes", "bottleneck_size", "norm_init"),
     "stack": ("stack_factor", "hidden_size", "norm_init", "norm_position"),
 }
 
@@ -38,8 +38,10 @@ class AdapterConfig:
     """stack: encoder rows that become one speech embedding."""
     hidden_size: int = 4096
     """stack: width of the first projection; SwiGLU halves it."""
-    norm_init: float = 0.4
-    """stack: initial weight of both norms."""
+    norm_init: float | None = None
+    """Initial weight of the norms; None is what was published: 1 (`conv`), 0.4 (`stack`). The last
+    norm of `conv` sets the length of a speech embedding: where token embeddings are far shorter,
+    starting at their root mean square saves the steps that shrinking takes."""
     norm_position: Literal["mid", "post"] = "mid"
     """stack: the second norm before (`mid`, Ultravox from 0.5) or after the last projection."""
 

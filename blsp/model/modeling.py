@@ -38,7 +38,7 @@ WINDOWS_AT_ONCE = 16
 
 @dataclass
 class BlspOutput(ModelOutput):
-    """What the model returns; ``last_hidden_state`` only with ``skip_lm_head``."""
+    """What the model returns; the last two only with ``skip_lm_head`` or ``skip_llm``."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -46,6 +46,7 @@ class BlspOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     last_hidden_state: Tensor | None = None
+    speech_embeds: Tensor | None = None
 
 
 class BlspPreTrainedModel(PreTrainedModel):
@@ -345,6 +346,7 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_lm_head: bool = False,
+        skip_llm: bool = False,
         **kwargs: Any,
     ) -> BlspOutput:
         """Logits, and a loss where there are labels.
@@ -362,7 +364,9 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
             use_cache: return a cache.
             logits_to_keep: compute logits of the last so many positions only; 0 means all.
             skip_lm_head: return ``last_hidden_state`` (B, T, D) and no logits, for losses that
-                apply the head piece by piece.
+                apply the head piece by piece; also ``speech_embeds`` (sum of S, D), those of all
+                recordings in order.
+            skip_llm: return ``speech_embeds`` only.
 
         Raises:
             ValueError: audio tokens and recordings do not fit each other.
@@ -374,8 +378,15 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         rest = {name: value for name, value in rest.items() if value is not None}
         num_items = rest.pop("num_items_in_batch", None)
         rest.pop("return_dict", None)
-        if skip_lm_head:
-            return self._run_decoder(inputs_embeds, attention_mask, past_key_values, rest)
+        if skip_lm_head or skip_llm:
+            speech = None
+            if input_ids is not None:
+                speech = inputs_embeds[input_ids == self.config.audio_token_id]
+            if skip_llm:
+                return BlspOutput(speech_embeds=speech)
+            output = self._run_decoder(inputs_embeds, attention_mask, past_key_values, rest)
+            output.speech_embeds = speech
+            return output
         output = self._run_llm(inputs_embeds, attention_mask, past_key_values, logits_to_keep, rest)
         return self._add_loss(output, labels, num_items)
 

@@ -52,7 +52,8 @@ from blsp.trainer import RECIPE as SAVED_RECIPE
 HERE = Path(__file__).parent
 WEIGHTS, RECIPE = HERE / "weights", HERE / "quickstart.yaml"
 SEED = 2
-UTTERANCES, DEV_UTTERANCES, COUNT = 4_000, 100, 50
+UTTERANCES, DEV_UTTERANCES, COUNT = 2_500, 100, 50
+CANDIDATES = 8
 TRAIN_SNR_DB, TEST_SNR_DB = 8.0, 5.0
 SHOWN = (SPEECH, CASCADE, TEXT_BOUND, SHUFFLED_AUDIO, SHUFFLED_TEXT)
 EXAMPLE = "please remind anna to water the plants in the kitchen at half past seven"
@@ -107,8 +108,10 @@ def plan_speech(utterances: int, count: int) -> dict[str, list[Plan]]:
     """Name of a manifest -> its utterances; splits share neither sentence nor voice."""
     half = utterances // 2
     return {
-        "train-clean": plan_utterances(SEED, "train", half),
-        "train-noisy": plan_utterances(SEED + 1, "train", half, snr_db=TRAIN_SNR_DB),
+        "train-clean": plan_utterances(SEED, "train", half, candidates=CANDIDATES),
+        "train-noisy": plan_utterances(
+            SEED + 1, "train", half, snr_db=TRAIN_SNR_DB, candidates=CANDIDATES
+        ),
         "dev-clean": plan_utterances(SEED, "dev", DEV_UTTERANCES),
         f"test-clean-{count}": plan_utterances(SEED, "test", count),
         f"test-noisy-{count}": plan_utterances(SEED, "test", count, snr_db=TEST_SNR_DB),

@@ -51,12 +51,21 @@ class Plan:
 
 
 def plan_utterances(
-    seed: int, split: Split, count: int, *, snr_db: float | None = None, neutral: float = 0.4
+    seed: int,
+    split: Split,
+    count: int,
+    *,
+    snr_db: float | None = None,
+    neutral: float = 0.4,
+    candidates: int = 1,
 ) -> list[Plan]:
-    """``count`` utterances of distinct sentences in voices of ``split``; a share is neutral."""
+    """``count`` utterances of distinct sentences in voices of ``split``; a share is neutral.
+
+    ``candidates`` is that of `sample_sentences`.
+    """
     rng = random.Random(f"plans {seed} {split} {snr_db}")
     plans = []
-    for index, sentence in enumerate(sample_sentences(seed, split, count)):
+    for index, sentence in enumerate(sample_sentences(seed, split, count, candidates=candidates)):
         emotion = "neutral" if rng.random() < neutral else rng.choice(EMOTIONS[1:])
         name, voice = f"{split}-{seed}-{index:06d}", rng.choice(voices_of(split))
         plan = _plan(name, sentence, emotion, rng, split, voice=voice)

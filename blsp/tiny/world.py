@@ -8,8 +8,11 @@ Train, dev and test are disjoint by a hash of the sentence itself: no list of se
 
 import hashlib
 import json
+import math
 import random
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -201,14 +204,28 @@ def sample_sentence(rng: random.Random, split: Split) -> Sentence:
             return Sentence(text, german[0].upper() + german[1:], clauses)
 
 
-def sample_sentences(seed: int, split: Split, count: int) -> list[Sentence]:
-    """``count`` distinct sentences of ``split``, the same for the same seed."""
+def sample_sentences(seed: int, split: Split, count: int, *, candidates: int = 1) -> list[Sentence]:
+    """``count`` distinct sentences of ``split``, the same for the same seed.
+
+    Each is the one of so many ``candidates`` whose words were met least so far, so that a small
+    set does not leave the rare ones out; it prefers longer sentences, too.
+    """
     rng = random.Random(f"sentences {seed} {split}")
     found: dict[str, Sentence] = {}
+    met: Counter[str] = Counter()
     while len(found) < count:
-        sentence = sample_sentence(rng, split)
-        found.setdefault(sentence.text, sentence)
+        drawn = [sample_sentence(rng, split) for _ in range(candidates)]
+        sentence = max(drawn, key=lambda one: _novelty(one, met)) if candidates > 1 else drawn[0]
+        if sentence.text not in found:
+            found[sentence.text] = sentence
+            met.update(sentence.text.split())
     return list(found.values())
+
+
+def _novelty(sentence: Sentence, met: Mapping[str, int]) -> float:
+    """The more, the less its words were met, over the square root of how many they are."""
+    words = sentence.text.split()
+    return sum(1 / (1 + met[word]) for word in words) / math.sqrt(len(words))
 
 
 def answer(kind: str, sentence: Sentence, *, emotion: str = "neutral") -> str:

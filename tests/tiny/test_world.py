@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -118,6 +119,19 @@ def test_the_same_seed_gives_the_same_sentences() -> None:
     assert sample_sentences(3, "test", 300) == SAMPLES
     assert sample_sentences(3, "test", 50) == SAMPLES[:50]
     assert sample_sentences(4, "test", 50) != SAMPLES[:50]
+
+
+def test_the_rarest_words_come_oftener_where_there_are_candidates() -> None:
+    def rare(sentences: list[Sentence]) -> int:
+        """How often the tenth of the words that are met least come."""
+        met = Counter(word for one in sentences for word in one.text.split())
+        return sum(sorted(met[word] for word in english_words())[: len(english_words()) // 10])
+
+    plain = sample_sentences(3, "train", 400)
+    chosen = sample_sentences(3, "train", 400, candidates=8)
+    assert len({one.text for one in chosen}) == 400
+    assert rare(chosen) > 3 * rare(plain)
+    assert chosen[:50] == sample_sentences(3, "train", 50, candidates=8)
 
 
 def test_the_sentences_are_those_that_the_shipped_models_were_trained_and_scored_on() -> None:
