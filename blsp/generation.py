@@ -220,6 +220,8 @@ class _CallbackStreamer(TextStreamer):
         self._on_text = on_text
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if stream_end:  # a character may be cut by the limit, which the answer leaves out, too
+            text = text.rstrip("\ufffd")
         if text:
             self._on_text(text)
 
