@@ -183,7 +183,7 @@ def test_the_first_steps_ask_no_language_model_if_they_are_to_learn_from_ctc_alo
     batch = next(iter(trainer.get_train_dataloader()))
     for step in (0, 2, 3):
         trainer.state.global_step = step
-        trainer.compute_loss(trainer.model, batch).backward()
+        trainer.compute_loss(trainer.bare_model, batch).backward()
     assert asked == [3, 3]  # the student and the teacher
 
 

@@ -108,7 +108,8 @@ def test_conv_is_gated_convolutions_a_residual_bottleneck_and_a_norm() -> None:
 @pytest.mark.parametrize(("norm_init", "expected"), [(None, 1.0), (0.25, 0.25)])
 def test_the_norm_of_a_conv_starts_at_norm_init(norm_init: float | None, expected: float) -> None:
     adapter = small(AdapterConfig(kind="conv", bottleneck_size=8, norm_init=norm_init))
-    assert (adapter.layer_norm.weight == expected).all()
+    assert isinstance(adapter.layer_norm, nn.LayerNorm)
+    assert bool((adapter.layer_norm.weight == expected).all())
 
 
 def test_norms_of_a_stack_start_at_norm_init() -> None:
