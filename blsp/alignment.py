@@ -30,6 +30,7 @@ from blsp.meters import AlignmentMeter
 from blsp.model import BlspForConditionalGeneration, BlspOutput, num_speech_tokens
 
 _DONORS_TRIED = 32
+_HEARD = ("input_ids", "attention_mask", "input_features", "input_features_mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,8 @@ class LossConfig:
             )
         if self.ctc_only_steps < 0 or (self.ctc_only_steps and not self.ctc):
             raise InputError(
-                f"expected ctc above 0 for ctc_only_steps, found ctc {self.ctc:g} and "
-                f"ctc_only_steps {self.ctc_only_steps}; give ctc a weight, or no steps"
+                "expected ctc_only_steps of 0 or more, and ctc above 0 for any, found "
+                f"{self.ctc_only_steps} and ctc {self.ctc:g}; change one"
             )
         if self.temperature <= 0:
             raise InputError(
@@ -85,13 +86,9 @@ def head_of(model: BlspForConditionalGeneration) -> Head:
     return Head(head.weight, getattr(head, "bias", None), scale=post.scale, softcap=post.softcap)
 
 
-_HEARD = ("input_ids", "attention_mask", "input_features", "input_features_mask")
-
-
 def hear(model: nn.Module, batch: Batch, head: Head) -> Tensor:
     """Return (N, D) states that predict the response tokens, of the view with audio."""
-    output = _run(model, {name: batch[name] for name in _HEARD if name in batch})
-    return _response_states(output, batch["labels"], head)
+    return _response_states(_run(model, _heard(batch)), batch["labels"], head)
 
 
 @torch.no_grad()
@@ -99,6 +96,10 @@ def read(model: BlspForConditionalGeneration, batch: Batch, head: Head) -> Tenso
     """Return (N, D) states that predict the response tokens, of the view with transcripts."""
     inputs = {name: batch[f"teacher_{name}"] for name in ("input_ids", "attention_mask")}
     return _response_states(_run(model, inputs), batch["teacher_labels"], head)
+
+
+def _heard(batch: Batch) -> dict[str, Tensor]:
+    return {name: batch[name] for name in _HEARD if name in batch}
 
 
 def _run(model: nn.Module, inputs: dict[str, Tensor], **more: Any) -> BlspOutput:
@@ -130,8 +131,7 @@ def compute_loss(
     """
     head = head_of(teacher)
     responds = bool(config.response_kl or config.response_ce)
-    inputs = {name: batch[name] for name in _HEARD if name in batch}
-    output = _run(model, inputs, skip_llm=not responds)
+    output = _run(model, _heard(batch), skip_llm=not responds)
     loss = head.weight.new_zeros((), dtype=torch.float32)
     if config.ctc:
         loss = loss + config.ctc * _compute_ctc(teacher, output, batch, num_items)

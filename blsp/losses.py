@@ -244,33 +244,35 @@ def ctc(  # noqa: PLR0913 - speech and transcripts of two parts each, and the ta
             f"expected as many rows as the lengths say, found {found[0]} speech embeddings for "
             f"{found[1]} and {found[2]} tokens for {found[3]}; take all from the same batch"
         )
-    if not len(speech):
-        return speech.float().sum()
     table = table.detach()
-    lengths_squared = torch.linalg.vector_norm(table, dim=1, dtype=_sum_dtype(table)).square()
+    norms = torch.linalg.vector_norm(table, dim=1, dtype=_sum_dtype(table)).square()
     middle = table.mean(0, dtype=_sum_dtype(table))
-    spread = 2 * (lengths_squared.mean() - middle @ middle)  # mean |e_v - e_w|^2
+    unit = 2 * (norms.mean() - middle @ middle)  # mean |e_v - e_w|^2
     known, classes = torch.unique(targets, return_inverse=True)
-    blank = len(known)
 
     def score(rows: Tensor) -> Tensor:
-        """(n, D) -> (n, known + 2): the labels of the batch, blank, and all other tokens."""
-        rows = rows.to(_sum_dtype(rows))
-        products = (rows.to(table.dtype) @ table.T).to(rows.dtype)
-        distances = rows.square().sum(1, keepdim=True) - 2 * products + lengths_squared
-        scores = distances / (-2 * CTC_VARIANCE * spread)
-        others = scores.index_fill(1, known, torch.finfo(scores.dtype).min / 2)
-        silent = scores.new_full((len(rows), 1), -CTC_BLANK / (2 * CTC_VARIANCE))
-        return torch.cat([scores[:, known], silent, others.logsumexp(1, keepdim=True)], dim=1)
+        return _score_tokens(rows, table, norms, known, 2 * CTC_VARIANCE * unit)
 
     with torch.autocast(speech.device.type, enabled=False):
         pieces = [checkpoint(score, rows, use_reentrant=False) for rows in speech.split(chunk)]
         log_p = torch.cat(pieces).log_softmax(-1)  # type: ignore[arg-type]  -> (S, known + 2)
     padded = pad_sequence(list(log_p.split(lengths.tolist())))  # -> (longest, N, known + 2)
     total = ctc_loss(
-        padded, classes, lengths, target_lengths, blank, reduction="sum", zero_infinity=True
+        padded, classes, lengths, target_lengths, len(known), reduction="sum", zero_infinity=True
     )
     return total / _divisor(num_items, targets)
+
+
+def _score_tokens(
+    rows: Tensor, table: Tensor, norms: Tensor, known: Tensor, width: Tensor
+) -> Tensor:
+    """(n, D) -> (n, known + 2): the ``known`` tokens, blank, and all other tokens together."""
+    rows = rows.to(norms.dtype)
+    products = (rows.to(table.dtype) @ table.T).to(norms.dtype)
+    scores = (2 * products - rows.square().sum(1, keepdim=True) - norms) / width
+    others = scores.index_fill(1, known, torch.finfo(scores.dtype).min / 2)
+    blanks = scores.new_full((len(rows), 1), -CTC_BLANK / (2 * CTC_VARIANCE))
+    return torch.cat([scores[:, known], blanks, others.logsumexp(1, keepdim=True)], dim=1)
 
 
 class _Rows(NamedTuple):

@@ -87,9 +87,9 @@ class TrainingConfig:
     """Processes that load audio."""
     gradient_checkpointing: bool = False
     encoder_cache_gb: float = 0.0
-    """Memory to keep encoder output in, on each process, and as much for features; an hour at
-    Whisper-small's width takes 0.55 in fp32. Pays where recordings come again: epochs, several
-    conversations of one."""
+    """Memory to keep encoder output in, on each process, and as much for the features of training
+    and of development data each; an hour of output takes 0.55 at Whisper-small's width in fp32.
+    Pays where recordings come again: epochs, several conversations of one."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):

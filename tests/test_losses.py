@@ -415,15 +415,6 @@ def test_a_transcript_that_does_not_fit_into_its_speech_adds_nothing() -> None:
     assert gradient[:5].any()
 
 
-def test_no_speech_gives_a_zero_loss_that_still_reaches_it() -> None:
-    _, table = draw_speech()
-    speech = torch.empty(0, 5, requires_grad=True)
-    none = torch.empty(0, dtype=torch.long)
-    loss = ctc(speech, none, none, none, table)
-    assert loss == 0
-    loss.backward()
-
-
 def test_the_ctc_of_other_recordings_is_refused() -> None:
     speech, table = draw_speech()
     with pytest.raises(ValueError, match=r"12 speech embeddings for 11 and 6 tokens for 6"):

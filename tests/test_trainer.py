@@ -187,9 +187,10 @@ def test_the_first_steps_ask_no_language_model_if_they_are_to_learn_from_ctc_alo
     assert asked == [3, 3]  # the student and the teacher
 
 
-def test_steps_of_ctc_alone_need_a_weight() -> None:
-    with pytest.raises(InputError, match="expected ctc above 0 for ctc_only_steps"):
-        LossConfig(ctc_only_steps=3)
+@pytest.mark.parametrize("options", [{"ctc_only_steps": 3}, {"ctc_only_steps": -1, "ctc": 1.0}])
+def test_steps_of_ctc_alone_need_a_weight_and_a_number(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected ctc_only_steps of 0 or more"):
+        LossConfig(**options)
 
 
 # --- the floor ------------------------------------------------------------------------------------
