@@ -22,18 +22,32 @@ from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration
 
 
+class _Store:
+    """Tensors by a key, while there is room."""
+
+    def __init__(self, gigabytes: float) -> None:
+        self.tensors: dict[Any, Tensor] = {}
+        self.room = gigabytes * 1e9
+
+    def keep(self, key: Any, tensor: Tensor) -> bool:
+        """Keep it on the CPU; false where there is no room."""
+        if tensor.nbytes > self.room:
+            return False
+        self.tensors[key] = tensor.cpu()
+        self.room -= tensor.nbytes
+        return True
+
+
 class EncoderCache:
     """Stands before the encoder's forward pass; `install_cache` puts it there.
 
     Args:
         forward: the encoder's own.
-        max_bytes: what may be kept; later recordings are encoded anew each time.
+        gigabytes: what may be kept; later recordings are encoded anew each time.
     """
 
-    def __init__(self, forward: Any, max_bytes: float) -> None:
-        self.forward, self.max_bytes = forward, max_bytes
-        self.kept: dict[bytes, Tensor] = {}
-        self.bytes = 0
+    def __init__(self, forward: Any, gigabytes: float) -> None:
+        self.forward, self.store = forward, _Store(gigabytes)
 
     @torch.no_grad()
     def __call__(
@@ -54,18 +68,15 @@ class EncoderCache:
         return BaseModelOutput(last_hidden_state=pad_sequence(rows, batch_first=True))  # type: ignore[arg-type]
 
     def _encode(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """(M, F) -> (S, D) on the CPU if it was or can be kept."""
+        """(M, F) -> (S, D), on the CPU if it was kept."""
         content = features.float().cpu().contiguous().numpy().tobytes()
         key = hashlib.blake2b(content, digest_size=16).digest()
-        if key in self.kept:
-            return self.kept[key]
-        more = {} if mask is None else {"input_features_mask": mask[None]}
-        row = self.forward(features[None], **more).last_hidden_state[0]
-        size = row.numel() * row.element_size()
-        if self.bytes + size <= self.max_bytes:
-            self.kept[key] = row = row.cpu()
-            self.bytes += size
-        return row
+        if key not in self.store.tensors:
+            more = {} if mask is None else {"input_features_mask": mask[None]}
+            row = self.forward(features[None], **more).last_hidden_state[0]
+            if not self.store.keep(key, row):
+                return row
+        return self.store.tensors[key]
 
 
 def install_cache(model: BlspForConditionalGeneration, gigabytes: float) -> EncoderCache:
@@ -80,7 +91,7 @@ def install_cache(model: BlspForConditionalGeneration, gigabytes: float) -> Enco
             f"encoder_cache_gb: expected 0 where the encoder is trained, found {gigabytes:g}; its "
             "output changes with every step"
         )
-    cache = EncoderCache(tower.forward, gigabytes * 1e9)
+    cache = EncoderCache(tower.forward, gigabytes)
     tower.forward = cache
     return cache
 
@@ -94,17 +105,13 @@ class FeatureCache:
     """
 
     def __init__(self, load_features: LoadFeatures, gigabytes: float) -> None:
-        self.load_features = load_features
-        self.room = gigabytes * 1e9
-        self.kept: dict[tuple[Path, str, float, float], Tensor] = {}
+        self.load_features, self.store = load_features, _Store(gigabytes)
 
     def __call__(self, part: AudioPart, root: Path) -> Tensor:
         """See `LoadFeatures`."""
         key = (root, part.audio, part.start, part.duration)
-        if key not in self.kept:
+        if key not in self.store.tensors:
             features = self.load_features(part, root)
-            if features.nbytes > self.room:
+            if not self.store.keep(key, features):
                 return features
-            self.kept[key] = features
-            self.room -= features.nbytes
-        return self.kept[key]
+        return self.store.tensors[key]
