@@ -25,9 +25,9 @@ from blsp.losses import (
     response_positions,
     response_targets,
 )
-from blsp.manifest import AudioPart, Conversation
-from blsp.meters import AlignmentMeter
+from blsp.meters import AlignmentMeter, span_similarity
 from blsp.model import BlspForConditionalGeneration, BlspOutput, num_speech_tokens
+from blsp.model.processing import Features
 
 _DONORS_TRIED = 32
 _HEARD = ("input_ids", "attention_mask", "input_features", "input_features_mask")
@@ -86,16 +86,14 @@ def head_of(model: BlspForConditionalGeneration) -> Head:
     return Head(head.weight, getattr(head, "bias", None), scale=post.scale, softcap=post.softcap)
 
 
-def hear(model: nn.Module, batch: Batch, head: Head) -> Tensor:
-    """Return (N, D) states that predict the response tokens, of the view with audio."""
-    return _response_states(_run(model, _heard(batch)), batch["labels"], head)
-
-
 @torch.no_grad()
 def read(model: BlspForConditionalGeneration, batch: Batch, head: Head) -> Tensor:
     """Return (N, D) states that predict the response tokens, of the view with transcripts."""
-    inputs = {name: batch[f"teacher_{name}"] for name in ("input_ids", "attention_mask")}
-    return _response_states(_run(model, inputs), batch["teacher_labels"], head)
+    return _response_states(_run(model, _read(batch)), batch["teacher_labels"], head)
+
+
+def _read(batch: Batch) -> dict[str, Tensor]:
+    return {name: batch[f"teacher_{name}"] for name in ("input_ids", "attention_mask")}
 
 
 def _heard(batch: Batch) -> dict[str, Tensor]:
@@ -187,20 +185,37 @@ def measure(
         pairs: a batch, and the same with the audio of other utterances; on the model's device.
     """
     head = head_of(model)
-    meter = AlignmentMeter(device=head.weight.device)
+    layers = model.config.get_text_config(decoder=True).num_hidden_layers + 1
+    meter = AlignmentMeter(layers=layers, device=head.weight.device)
     for batch, shuffled in pairs:
-        wanted = read(model, batch, head)
-
-        def compare(states: Tensor, wanted: Tensor = wanted) -> ResponseLoss:
-            return response_kl(states, head, wanted, head)
-
+        reading = _run(model, _read(batch), output_hidden_states=True)
+        wanted = _response_states(reading, batch["teacher_labels"], head)
+        speech, speech_layers = _compare(model, batch, reading, wanted, head)
+        floor, floor_layers = _compare(model, shuffled, reading, wanted, head)
         meter.update(
             positions=response_positions(batch["labels"]),
-            speech=compare(hear(model, batch, head)),
-            floor=compare(hear(model, shuffled, head)),
-            ceiling=compare(wanted),
+            speech=speech,
+            floor=floor,
+            ceiling=response_kl(wanted, head, wanted, head),
         )
+        meter.update_layers(speech=speech_layers, floor=floor_layers)
     return meter
+
+
+def _compare(
+    model: BlspForConditionalGeneration,
+    batch: Batch,
+    reading: BlspOutput,
+    wanted: Tensor,
+    head: Head,
+) -> tuple[ResponseLoss, Tensor]:
+    """KL of what is heard to what was read, and the (L, B) similarity of their layers."""
+    hearing = _run(model, _heard(batch), output_hidden_states=True)
+    found = response_kl(_response_states(hearing, batch["labels"], head), head, wanted, head)
+    is_audio = batch["input_ids"] == model.config.audio_token_id
+    is_read = batch.get("teacher_transcript_mask", torch.zeros_like(batch["teacher_input_ids"]))
+    states: Any = hearing.hidden_states, reading.hidden_states
+    return found, span_similarity(states[0], is_audio, states[1], is_read)
 
 
 # --- the floor: the audio of another utterance ----------------------------------------------------
@@ -250,18 +265,12 @@ class ShuffledPairs(Dataset[tuple[Example, Example]]):
 
     def _transcripts(self, index: int) -> list[str]:
         conversation, _ = self.dataset.read_conversation(index)
-        return [part.transcript for part in audio_parts(conversation)]
-
-
-def audio_parts(conversation: Conversation) -> list[AudioPart]:
-    """The recordings of a conversation, in order."""
-    parts = [part for message in conversation.messages for part in message.content]
-    return [part for part in parts if isinstance(part, AudioPart)]
+        return [part.transcript for part in conversation.recordings]
 
 
 def replace_audio(
     example: Example,
-    features: tuple[Tensor, ...],
+    features: tuple[Features, ...],
     num_speech_tokens: Callable[[int], int],
     audio_token_id: int,
 ) -> Example:
@@ -269,7 +278,7 @@ def replace_audio(
     is_audio = example.input_ids == audio_token_id
     begins = is_audio & ~torch.cat([is_audio.new_zeros(1), is_audio[:-1]])
     repeats = (~is_audio).long()
-    repeats[begins] = torch.tensor([num_speech_tokens(len(frames)) for frames in features])
+    repeats[begins] = torch.tensor([num_speech_tokens(frames) for _, frames in features])
     return Example(
         id=example.id,
         input_ids=example.input_ids.repeat_interleave(repeats),

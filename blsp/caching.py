@@ -20,6 +20,7 @@ from blsp.dataset import LoadFeatures
 from blsp.errors import InputError
 from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration
+from blsp.model.processing import Features
 
 
 class _Store:
@@ -106,12 +107,14 @@ class FeatureCache:
 
     def __init__(self, load_features: LoadFeatures, gigabytes: float) -> None:
         self.load_features, self.store = load_features, _Store(gigabytes)
+        self.frames: dict[Any, int] = {}
 
-    def __call__(self, part: AudioPart, root: Path) -> Tensor:
+    def __call__(self, part: AudioPart, root: Path) -> Features:
         """See `LoadFeatures`."""
         key = (root, part.audio, part.start, part.duration)
         if key not in self.store.tensors:
-            features = self.load_features(part, root)
-            if not self.store.keep(key, features):
-                return features
-        return self.store.tensors[key]
+            log_mel, frames = self.load_features(part, root)
+            if not self.store.keep(key, log_mel):
+                return log_mel, frames
+            self.frames[key] = frames
+        return self.store.tensors[key], self.frames[key]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from blsp.dataset import Example
+from blsp.model.processing import pad_features
 from blsp.rendering import IGNORED
 
 
@@ -23,7 +24,7 @@ class Collator:
     them (B, U); `ids`, the ids of the rows; `left_out`, why examples were; and where there is
     audio `input_features` (N, M, F) with `input_features_mask` (N, F), in the order of the
     placeholders, row by row, and `transcript_ids`, what they say one after the other, with
-    `transcript_lengths` (N,).
+    `transcript_lengths` (N,) and `teacher_transcript_mask` (B, U), where the teacher reads it.
 
     A batch whose audio is all unreadable is one row that trains nothing, because the other
     processes wait for this one's step.
@@ -47,9 +48,8 @@ class Collator:
         batch |= self._pad(
             [e.teacher_input_ids for e in rows], [e.teacher_labels for e in rows], prefix="teacher_"
         )
-        features = [frames for example in rows for frames in example.features]
-        transcripts = [ids for example in rows for ids in example.transcripts]
-        batch |= _pad_features(features) | _join_transcripts(transcripts)
+        features = [each for example in rows for each in example.features]
+        batch |= pad_features(features) | _find_transcripts(rows, batch["teacher_input_ids"])
         return batch | {"ids": [e.id for e in rows], "left_out": left_out}
 
     def _pad(self, ids: list[Tensor], labels: list[Tensor], *, prefix: str) -> dict[str, Tensor]:
@@ -67,24 +67,17 @@ class Collator:
         )
 
 
-def _pad_features(features: list[Tensor]) -> dict[str, Tensor]:
-    if not features:
+def _find_transcripts(rows: Sequence[Example], teacher_ids: Tensor) -> dict[str, Tensor]:
+    spans = [(row, *span) for row, example in enumerate(rows) for span in example.transcripts]
+    if not spans:
         return {}
-    padded = pad_sequence(features, batch_first=True)  # N of (F_i, M) -> (N, F, M)
-    lengths = torch.tensor([len(frames) for frames in features])
-    mask = torch.arange(padded.shape[1]) < lengths[:, None]
+    mask = torch.zeros_like(teacher_ids, dtype=torch.bool)
+    for row, start, end in spans:
+        mask[row, start:end] = True
     return {
-        "input_features": padded.transpose(1, 2).contiguous(),  # (N, F, M) -> (N, M, F)
-        "input_features_mask": mask.long(),
-    }
-
-
-def _join_transcripts(transcripts: list[Tensor]) -> dict[str, Tensor]:
-    if not transcripts:
-        return {}
-    return {
-        "transcript_ids": torch.cat(transcripts),
-        "transcript_lengths": torch.tensor([len(ids) for ids in transcripts]),
+        "teacher_transcript_mask": mask,
+        "transcript_ids": teacher_ids[mask],
+        "transcript_lengths": torch.tensor([end - start for _, start, end in spans]),
     }
 
 

@@ -102,13 +102,8 @@ def _find_audio(path: Path, kind: Kind) -> Iterator[tuple[int, AudioPart | Utter
         if kind == "manifest":
             yield line.number, build_utterance(line.row)
             continue
-        for part in _audio_parts(build_conversation(line.row)):
+        for part in build_conversation(line.row).recordings:
             yield line.number, part
-
-
-def _audio_parts(conversation: Conversation) -> Iterator[AudioPart]:
-    for message in conversation.messages:
-        yield from (part for part in message.content if isinstance(part, AudioPart))
 
 
 def _show_progress(

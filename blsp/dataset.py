@@ -30,6 +30,7 @@ from blsp.manifest import (
     read_meta,
     scan_rows,
 )
+from blsp.model.processing import Features
 from blsp.rendering import IGNORED, Rendered, Renderer
 
 FRAMES_PER_SECOND = 100
@@ -40,8 +41,8 @@ _SHARE_FROM = 1000
 
 logger = logging.getLogger(__name__)
 
-LoadFeatures = Callable[[AudioPart, Path], Tensor]
-"""A recording and the root its path is relative to -> (F, M) log-mel; `InputError` if unreadable"""
+LoadFeatures = Callable[[AudioPart, Path], Features]
+"""A recording and the root its path is relative to; `InputError` if it cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +72,10 @@ class Example:
     """(U,) teacher view."""
     teacher_labels: Tensor
     """(U,)"""
-    features: tuple[Tensor, ...] = ()
-    """(F, M) log-mel of each recording, in order."""
-    transcripts: tuple[Tensor, ...] = ()
-    """(W,) token ids of what each recording says, as they stand in the teacher view."""
+    features: tuple[Features, ...] = ()
+    """Of each recording, in order."""
+    transcripts: tuple[tuple[int, int], ...] = ()
+    """Begin and end of what each recording says in the teacher view, in order."""
     unreadable: str | None = None
     """Why the audio could not be read; such an example has no tokens and is left out of a batch."""
 
@@ -85,7 +86,7 @@ class ConversationDataset(Dataset[Example]):
     Args:
         config: which files, and how strict to be.
         renderer: with the audio token of the model in training.
-        load_features: a recording and its root -> (F, M).
+        load_features: a recording and its root -> log-mel and true frames.
         num_speech_tokens: frames -> how many placeholders the recording takes.
         llm: id and revision of the model in training, to be compared with that of the files.
 
@@ -128,12 +129,12 @@ class ConversationDataset(Dataset[Example]):
         conversation, root = self.read_conversation(index)
         self._read += 1
         try:
-            features = tuple(self.load_features(part, root) for part in _audio_parts(conversation))
+            features = tuple(self.load_features(part, root) for part in conversation.recordings)
         except InputError as error:
             return self._leave_out(conversation.id, str(error))
         student = self.renderer.render(conversation, view="student", trained=self.config.trained)
         teacher = self.renderer.render(conversation, view="teacher", trained=self.config.trained)
-        counts = [self.num_speech_tokens(len(frames)) for frames in features]
+        counts = [self.num_speech_tokens(frames) for _, frames in features]
         input_ids, labels = expand_placeholders(student, counts)
         return Example(
             id=conversation.id,
@@ -142,10 +143,7 @@ class ConversationDataset(Dataset[Example]):
             teacher_input_ids=torch.tensor(teacher.ids),
             teacher_labels=torch.tensor(teacher.labels),
             features=features,
-            transcripts=tuple(
-                torch.tensor(teacher.ids[start:end], dtype=torch.long)
-                for start, end in teacher.transcripts
-            ),
+            transcripts=tuple(teacher.transcripts),
         )
 
     def select(self, indices: Sequence[int]) -> "ConversationDataset":
@@ -182,7 +180,7 @@ class ConversationDataset(Dataset[Example]):
             except InputError as error:
                 raise InputError(f"{path}:{line.number}: {error}") from error
             offsets.append(line.offset)
-            durations.append(sum(part.duration for part in _audio_parts(conversation)))
+            durations.append(sum(part.duration for part in conversation.recordings))
             tokens.append(length)
 
     def _count_tokens(self, conversation: Conversation) -> int:
@@ -191,7 +189,7 @@ class ConversationDataset(Dataset[Example]):
         read = sum(end - start for start, end in teacher.transcripts)
         heard = sum(
             self.num_speech_tokens(round(part.duration * FRAMES_PER_SECOND))
-            for part in _audio_parts(conversation)
+            for part in conversation.recordings
         )
         return len(teacher.ids) + max(0, heard - read)
 
@@ -235,15 +233,6 @@ def expand_placeholders(student: Rendered, counts: Sequence[int]) -> tuple[list[
         labels += student.labels[position:placeholder] + [IGNORED] * count
         position = placeholder + 1
     return ids + student.ids[position:], labels + student.labels[position:]
-
-
-def _audio_parts(conversation: Conversation) -> list[AudioPart]:
-    return [
-        part
-        for message in conversation.messages
-        for part in message.content
-        if isinstance(part, AudioPart)
-    ]
 
 
 def _check_origin(path: Path, renderer: Renderer, llm: str | None) -> None:

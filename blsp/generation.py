@@ -30,7 +30,7 @@ from blsp.manifest import Message, Part, TextPart
 from blsp.model.configuration import AudioPadding
 from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths, masked_cross_attention
 from blsp.model.modeling import BlspForConditionalGeneration
-from blsp.model.processing import BlspProcessor, extract_window
+from blsp.model.processing import BlspProcessor, Features, extract_window, pad_features
 from blsp.rendering import Renderer, contains_thinking
 
 AUDIO_PLACE = "{audio}"
@@ -81,8 +81,8 @@ class SpeechPrompt:
 
     ids: list[int]
     """One placeholder a speech embedding."""
-    features: tuple[tuple[Tensor, int], ...]
-    """(M, F) log-mel of each recording in order, and its true frames."""
+    features: tuple[Features, ...]
+    """Of each recording, in order."""
 
 
 OnBatch = Callable[[int], object]
@@ -191,7 +191,7 @@ def answer_speech(
 
     def answer(chosen: list[int]) -> list[Answer]:
         some = [prompts[index] for index in chosen]
-        return writer.write([prompt.ids for prompt in some], **_pad_audio(processor, some))
+        return writer.write([prompt.ids for prompt in some], **_pad_audio(some))
 
     return _in_batches([len(prompt.ids) for prompt in prompts], config, answer, on_batch)
 
@@ -208,7 +208,7 @@ def stream_answer(
     writer = _Writer(model, processor.tokenizer, config)
     streamer = _CallbackStreamer(processor.tokenizer, on_text)
     with _seeded(config, 0):
-        features = _pad_audio(processor, [prompt])
+        features = _pad_audio([prompt])
         return writer.write([prompt.ids], streamer=streamer, **features)[0]
 
 
@@ -226,9 +226,8 @@ class _CallbackStreamer(TextStreamer):
             self._on_text(text)
 
 
-def _pad_audio(processor: BlspProcessor, prompts: Sequence[SpeechPrompt]) -> dict[str, Tensor]:
-    features = [each for prompt in prompts for each in prompt.features]
-    return processor.pad_features(features) if features else {}
+def _pad_audio(prompts: Sequence[SpeechPrompt]) -> dict[str, Tensor]:
+    return pad_features([each for prompt in prompts for each in prompt.features])
 
 
 # --- batches --------------------------------------------------------------------------------------
@@ -290,7 +289,7 @@ class _Writer:
     def write(
         self, rows: Sequence[list[int]], streamer: Any = None, **audio: Tensor
     ) -> list[Answer]:
-        """Answer B prompts; ``audio`` is what `BlspProcessor.pad_features` gives."""
+        """Answer B prompts; ``audio`` is what `pad_features` gives."""
         self._check(rows)
         device = self._model.get_input_embeddings().weight.device
         ids, mask = _pad_left(rows, self._pad)

@@ -112,6 +112,12 @@ class Conversation:
     source: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def recordings(self) -> list[AudioPart]:
+        """What is heard, in order."""
+        parts = [part for message in self.messages for part in message.content]
+        return [part for part in parts if isinstance(part, AudioPart)]
+
 
 def _installed_versions() -> dict[str, str]:
     found = {"blsp": __version__}

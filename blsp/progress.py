@@ -13,7 +13,6 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from blsp.alignment import audio_parts
 from blsp.dataset import ConversationDataset, expand_placeholders
 from blsp.generation import Answer, GenerationConfig, SpeechPrompt, answer_speech
 from blsp.manifest import TextPart
@@ -104,18 +103,18 @@ class FixedUtterances:
 
     def _build_prompt(self, index: int) -> SpeechPrompt:
         conversation, root = self.dataset.read_conversation(index)
-        features = [self.dataset.load_features(part, root) for part in audio_parts(conversation)]
+        features = [self.dataset.load_features(part, root) for part in conversation.recordings]
         prompt = self.dataset.renderer.render_prompt(conversation.messages[:-1], view="student")
-        counts = [self.dataset.num_speech_tokens(len(frames)) for frames in features]
+        counts = [self.dataset.num_speech_tokens(frames) for _, frames in features]
         ids, _ = expand_placeholders(prompt, counts)
-        return SpeechPrompt(ids, tuple((frames.T, len(frames)) for frames in features))
+        return SpeechPrompt(ids, tuple(features))
 
     def _describe(self, index: int, answer: Answer) -> str:
         conversation, _ = self.dataset.read_conversation(index)
         wanted = "".join(
             part.text for part in conversation.messages[-1].content if isinstance(part, TextPart)
         )
-        words = " / ".join(part.transcript for part in audio_parts(conversation))
+        words = " / ".join(part.transcript for part in conversation.recordings)
         return f"{words!r}: {answer.text!r} (reading: {wanted!r})"
 
 

@@ -35,6 +35,7 @@ from blsp.manifest import AudioPart, Message
 from blsp.meters import similarity_map
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.model.foundations import resolve_folder
+from blsp.model.processing import pad_features
 from blsp.model.restoring import find_checkpoint
 from blsp.rendering import Renderer
 
@@ -190,7 +191,7 @@ def _map_sentence(
     chat = [place_audio("", part)]
     heard = build_speech_prompt(renderer, processor, chat, [audio])
     read = renderer.render_prompt(chat, view="teacher")
-    features = processor.pad_features(list(heard.features))
+    features = pad_features(list(heard.features))
     device = model.device
     layer = model.config.get_text_config(decoder=True).num_hidden_layers // 2
 

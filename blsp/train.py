@@ -29,6 +29,7 @@ from blsp.model import (
     compose,
     warm_start,
 )
+from blsp.model.processing import Features
 from blsp.preflight import run_preflight
 from blsp.progress import FixedUtterances, Progress
 from blsp.recipe import Header, Recipe, dump_recipe, load_recipe
@@ -153,11 +154,6 @@ def build_dataset(
     paths: tuple[Path, ...],
 ) -> ConversationDataset:
     """Conversations with the features and placeholders that the model takes."""
-    if processor.audio_padding == "max":
-        raise InputError(
-            "model.audio_padding: expected variable, found max, which cannot be trained yet; train "
-            "on true lengths"
-        )
     renderer = Renderer(
         processor.tokenizer,
         recipe.model.template_variables,
@@ -165,7 +161,7 @@ def build_dataset(
     )
     hop = processor.feature_extractor.hop_length
 
-    def load_features(part: AudioPart, root: Path) -> torch.Tensor:
+    def load_features(part: AudioPart, root: Path) -> Features:
         samples = load_audio(
             part.audio,
             start=part.start,
@@ -173,7 +169,7 @@ def build_dataset(
             root=root,
             expected_seconds=part.duration,
         )
-        return processor.extract_features(samples)[0].T.contiguous()  # (M, F) -> (F, M)
+        return processor.extract_features(samples)
 
     gigabytes = recipe.training.encoder_cache_gb
     return ConversationDataset(

@@ -32,6 +32,7 @@ from blsp.model import (
     save_checkpoint,
 )
 from blsp.model.foundations import resolve_folder
+from blsp.model.processing import pad_features
 from blsp.systems import locate_checkpoint
 
 TOLERANCE = 1e-4
@@ -269,7 +270,7 @@ def answer(
     inputs = {
         "input_ids": torch.tensor([[pad] * (width - len(p)) + p for p in prompts]),
         "attention_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
-        **processor.pad_features(features),
+        **pad_features(features),
     }
     out = model.generate(
         **{name: tensor.to(device) for name, tensor in inputs.items()},

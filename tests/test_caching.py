@@ -11,6 +11,7 @@ from blsp.caching import FeatureCache, install_cache
 from blsp.errors import InputError
 from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration
+from blsp.model.processing import Features
 
 
 @pytest.fixture
@@ -76,13 +77,14 @@ def test_a_trained_encoder_is_not_kept(model: BlspForConditionalGeneration) -> N
 def test_features_are_read_once_while_there_is_room() -> None:
     read: list[str] = []
 
-    def load(part: AudioPart, root: Path) -> torch.Tensor:
+    def load(part: AudioPart, root: Path) -> Features:
         read.append(f"{root}/{part.audio}@{part.start:g}")
-        return torch.full((100, 80), part.start)  # 32,000 bytes
+        return torch.full((80, 100), part.start), 90  # 32,000 bytes
 
     cache = FeatureCache(load, 70e-6)
     parts = [AudioPart(audio="a", duration=1.0, transcript="", start=at) for at in (0.0, 1.0, 2.0)]
     for part in (*parts, *parts):
-        assert cache(part, Path("x"))[0, 0] == part.start
-    assert cache(parts[0], Path("y"))[0, 0] == 0
+        log_mel, frames = cache(part, Path("x"))
+        assert (log_mel[0, 0], frames) == (part.start, 90)
+    assert cache(parts[0], Path("y"))[0][0, 0] == 0
     assert read == ["x/a@0", "x/a@1", "x/a@2", "x/a@2", "y/a@0"]

@@ -12,7 +12,12 @@ X = IGNORED
 
 
 def example(
-    name: str, ids: list[int], labels: list[int], *frames: int, teacher: list[int] | None = None
+    name: str,
+    ids: list[int],
+    labels: list[int],
+    *frames: int,
+    teacher: list[int] | None = None,
+    transcripts: tuple[tuple[int, int], ...] = (),
 ) -> Example:
     """The teacher's prompt is one token, 7; features count up from the number of frames."""
     answer = [label for label in (labels if teacher is None else teacher) if label != X]
@@ -22,7 +27,8 @@ def example(
         labels=torch.tensor(labels),
         teacher_input_ids=torch.tensor([7, *answer]),
         teacher_labels=torch.tensor([X, *answer]),
-        features=tuple(torch.arange(n * 2.0).reshape(n, 2) + 1 for n in frames),
+        transcripts=transcripts,
+        features=tuple((torch.arange(n * 2.0).reshape(n, 2).T + 1, n) for n in frames),
     )
 
 
@@ -66,6 +72,15 @@ def test_features_are_padded_with_zeros_and_masked() -> None:
 def test_recordings_follow_one_another_row_by_row() -> None:
     batch = COLLATE([example("two", [9, 9, 4], [X, X, 4], 2, 1), TEXT, LONG])
     assert batch["input_features_mask"].sum(1).tolist() == [2, 1, 3]
+
+
+def test_what_the_recordings_say_is_taken_from_the_teachers_view() -> None:
+    two = example("two", [9, 9, 4], [X, 3, 4], 2, 1, transcripts=((0, 1), (1, 3)))
+    one = example("one", [9, 5], [X, 5], 1, transcripts=((0, 1),))
+    batch = COLLATE([two, TEXT, one])
+    assert batch["teacher_transcript_mask"].tolist() == [[1, 1, 1], [0, 0, 0], [1, 0, 0]]
+    assert batch["transcript_ids"].tolist() == [7, 3, 4, 7]
+    assert batch["transcript_lengths"].tolist() == [1, 2, 1]
 
 
 def test_a_batch_of_text_has_no_features() -> None:

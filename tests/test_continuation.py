@@ -223,7 +223,7 @@ def test_training_accepts_what_its_own_language_model_wrote(folder: Path, llm: P
     dataset = ConversationDataset(
         DataConfig(conversations=(folder / "out" / "c.jsonl",)),
         build_renderer(model, processor),
-        lambda part, root: torch.zeros(100, 80),
+        lambda part, root: (torch.zeros(80, 100), 100),
         lambda frames: 7,
         llm=model.config.bases["llm"]["fingerprint"],  # type: ignore[index]
     )

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from templates import build_tokenizer
-from torch import Tensor
 
 from blsp.config import parse_config
 from blsp.dataset import ConversationDataset, DataConfig, expand_placeholders
 from blsp.errors import InputError
 from blsp.manifest import AudioPart, Conversation, Message, Meta, TextPart, write_rows
+from blsp.model.processing import Features
 from blsp.rendering import IGNORED, Rendered, Renderer
 
 AUDIO = 5000
@@ -36,11 +36,12 @@ def ask(name: str) -> Conversation:
     return Conversation(id=name, messages=(question, response))
 
 
-def load_features(part: AudioPart, root: Path) -> Tensor:
+def load_features(part: AudioPart, root: Path) -> Features:
     """100 frames of two numbers a second; anything called bad is unreadable."""
     if "bad" in part.audio:
         raise InputError(f"{root / part.audio}: expected audio, found noise; drop it")
-    return torch.full((round(part.duration * 100), 2), part.duration)
+    frames = round(part.duration * 100)
+    return torch.full((2, frames), part.duration), frames
 
 
 def num_speech_tokens(frames: int) -> int:
@@ -71,7 +72,7 @@ def test_an_example_has_a_placeholder_a_speech_embedding_and_both_views(tmp_path
     ]
     assert example.teacher_input_ids.tolist() == teacher.ids
     assert example.teacher_labels.tolist() == teacher.labels
-    assert [tuple(frames.shape) for frames in example.features] == [(80, 2)]
+    assert [(tuple(one.shape), frames) for one, frames in example.features] == [((2, 80), 80)]
 
 
 def test_placeholders_of_several_recordings_are_repeated_each() -> None:

@@ -9,13 +9,23 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
-from training import build_dataset, build_model, read_log, save_models, write_conversations
-from transformers import TrainerCallback
+from torch.nn.functional import cosine_similarity
+from training import (
+    ADAPTER,
+    WORDS,
+    build_dataset,
+    build_model,
+    read_log,
+    save_models,
+    write_conversations,
+)
+from transformers import TrainerCallback, WhisperModel
 
-from blsp.alignment import LossConfig, ShuffledPairs, measure, replace_audio
+from blsp.alignment import LossConfig, ShuffledPairs, compute_loss, measure, replace_audio
+from blsp.collator import Collator
 from blsp.dataset import Example
 from blsp.errors import InputError
-from blsp.model import BlspForConditionalGeneration, load_checkpoint
+from blsp.model import BlspForConditionalGeneration, compose, load_checkpoint
 from blsp.progress import Progress
 from blsp.trainer import (
     AlignmentTrainer,
@@ -203,7 +213,7 @@ def test_other_audio_takes_as_many_placeholders_as_it_needs() -> None:
     example = Example(
         id="a", input_ids=ids, labels=labels, teacher_input_ids=ids, teacher_labels=labels
     )
-    frames = (torch.zeros(10, 4), torch.zeros(30, 4))
+    frames = ((torch.zeros(4, 10), 10), (torch.zeros(4, 30), 30))
     other = replace_audio(example, frames, lambda count: count // 10, 9)
     assert other.input_ids.tolist() == [5, 9, 6, 9, 9, 9, 7]
     assert other.labels.tolist() == [-100] * 6 + [7]
@@ -215,7 +225,7 @@ def test_the_floor_hears_other_words_than_its_own(folder: Path) -> None:
     data = build_dataset(folder / "data" / "conversations.jsonl", processor)
     pairs = ShuffledPairs(data, processor.audio_token_id)
     lengths = [
-        (len(own.features[0]), len(other.features[0]))
+        (own.features[0][1], other.features[0][1])
         for own, other in map(pairs.__getitem__, range(8))
     ]
     assert all(own != other for own, other in lengths)
@@ -230,6 +240,54 @@ def test_no_floor_without_other_words(folder: Path, tmp_path: Path) -> None:
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
+
+
+def test_similarity_is_of_the_speech_and_its_transcript_at_every_layer(folder: Path) -> None:
+    model, processor = build_model(folder)
+    data = build_dataset(folder / "data" / "conversations.jsonl", processor)
+    pair = ShuffledPairs(data, processor.audio_token_id)[0]
+    batches = Collator(0)([pair[0]]), Collator(0)([pair[1]])
+    found = measure(model.eval(), [batches]).numbers()
+    [(start, end)] = data[0].transcripts
+    assert processor.tokenizer.decode(data[0].teacher_input_ids[start:end]) == WORDS[0]
+    read = _states(model, {"input_ids": batches[0]["teacher_input_ids"]})[:, 0, start:end].mean(1)
+    for suffix, batch in zip(("", "_floor"), batches, strict=True):
+        is_audio = batch["input_ids"][0] == processor.audio_token_id
+        heard = _states(model, _heard_in(batch))[:, 0, is_audio].mean(1)
+        wanted = cosine_similarity(heard, read).tolist()
+        names = [f"similarity{suffix}/layer_{layer}" for layer in range(len(wanted))]
+        assert [found[name] for name in names] == pytest.approx(wanted, abs=1e-5)
+
+
+def _heard_in(batch: dict[str, Any]) -> dict[str, Tensor]:
+    names = ("input_ids", "attention_mask", "labels", "input_features", "input_features_mask")
+    return {name: batch[name] for name in names}
+
+
+@torch.no_grad()
+def _states(model: BlspForConditionalGeneration, inputs: dict[str, Tensor]) -> Tensor:
+    return torch.stack(model(**inputs, output_hidden_states=True).hidden_states)
+
+
+def test_whole_windows_are_trained_on_as_whisper_hears_them(folder: Path) -> None:
+    """Whisper's own encoder, on silence up to 30 s; the placeholders are of the true length."""
+    model, processor = compose(
+        llm=folder / "llm", encoder=folder / "whisper", adapter=ADAPTER, audio_padding="max"
+    )
+    data = build_dataset(folder / "data" / "conversations.jsonl", processor)
+    examples = [data[row] for row in (0, 7)]
+    batch = Collator(0)(examples)
+    assert batch["input_features"].shape == (2, 80, 3000)
+    assert batch["input_features_mask"].sum(-1).tolist() == [40, 75]
+    loss = LossConfig(response_ce=0.5, ctc=0.5)
+    both = compute_loss(model, model, batch, loss, num_items=1)
+    alone = [compute_loss(model, model, Collator(0)([one]), loss, num_items=1) for one in examples]
+    assert both.item() == pytest.approx(sum(one.item() for one in alone), rel=1e-5)
+    whisper = WhisperModel.from_pretrained(folder / "whisper").encoder.eval()
+    heard: list[Tensor] = []
+    model.model.adapter.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+    compute_loss(model, model, batch, loss)
+    assert torch.allclose(heard[0], whisper(batch["input_features"]).last_hidden_state, atol=1e-5)
 
 
 def test_what_is_saved_measures_as_it_did(folder: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from blsp.dataset import ConversationDataset, DataConfig
 from blsp.manifest import AudioPart, Conversation, Message, Meta, TextPart, write_rows
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, compose
 from blsp.model.configuration import AdapterConfig
+from blsp.model.processing import Features
 from blsp.rendering import Renderer
 
 WORDS = ("red", "green", "blue", "cyan", "gold", "pink", "grey", "lime")
@@ -54,9 +55,9 @@ def build_dataset(path: Path, processor: BlspProcessor, **options: Any) -> Conve
     """The conversations as the model takes them."""
     renderer = Renderer(processor.tokenizer, audio_token_id=processor.audio_token_id)
 
-    def load_features(part: AudioPart, root: Path) -> torch.Tensor:
+    def load_features(part: AudioPart, root: Path) -> Features:
         samples = load_audio(part.audio, start=part.start, duration=part.duration, root=root)
-        return processor.extract_features(samples)[0].T.contiguous()
+        return processor.extract_features(samples)
 
     config = DataConfig(conversations=(path,), foreign=True, **options)
     return ConversationDataset(

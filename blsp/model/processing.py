@@ -26,6 +26,9 @@ from blsp.model.adapter import num_speech_tokens
 from blsp.model.configuration import AdapterConfig
 from blsp.rendering import AUDIO_TOKEN
 
+Features = tuple[Tensor, int]
+"""Log-mel of a recording, (M, F), and its true frames: F unless ``audio_padding`` is `max`."""
+
 # Filled in with the token's text, which must not hold a quote or a backslash. The line break at the
 # end is eaten by the template engine, so that the language model's template starts on a new line.
 _FLATTEN = (
@@ -76,8 +79,6 @@ class BlspProcessor(ProcessorMixin):
         template_variables: dict[str, Any] | None = None,
     ) -> None:
         self.audio_token = audio_token
-        # A saved folder has one template file, the processor's, which the tokenizer loads too.
-        tokenizer.chat_template = without_audio_parts(tokenizer.chat_template, audio_token)
         self.audio_token_id: int = tokenizer.convert_tokens_to_ids(audio_token)  # type: ignore[assignment]
         self.adapter_config = AdapterConfig.from_dict(adapter_config or {}).to_dict()
         self.audio_padding = audio_padding
@@ -102,14 +103,11 @@ class BlspProcessor(ProcessorMixin):
             window_frames=self.num_frames(self.window_samples),
         )
 
-    def extract_features(self, audio: NDArray[np.float32]) -> tuple[Tensor, int]:
+    def extract_features(self, audio: NDArray[np.float32]) -> Features:
         """Log-mel features of one recording.
 
         Args:
             audio: mono samples at 16 kHz.
-
-        Returns:
-            (M, F) and the number of true frames, which is F unless ``audio_padding`` is `max`.
 
         Raises:
             InputError: no samples, or not one channel.
@@ -130,16 +128,6 @@ class BlspProcessor(ProcessorMixin):
             for start in range(0, len(audio), self.window_samples)
         ]
         return torch.cat(windows, dim=-1), self.num_frames(len(audio))
-
-    def pad_features(self, features: Sequence[tuple[Tensor, int]]) -> dict[str, Tensor]:
-        """Batch what `extract_features` gave: ``input_features`` (N, M, F) and mask (N, F)."""
-        width = max(one.shape[-1] for one, _ in features)
-        batch = torch.zeros(len(features), features[0][0].shape[0], width)
-        mask = torch.zeros(len(features), width, dtype=torch.long)
-        for row, (one, frames) in enumerate(features):
-            batch[row, :, : one.shape[-1]] = one
-            mask[row, :frames] = 1
-        return {"input_features": batch, "input_features_mask": mask}
 
     # --- text -------------------------------------------------------------------------------------
 
@@ -169,7 +157,7 @@ class BlspProcessor(ProcessorMixin):
     def _process_audio(self, audio: Any, **_: Any) -> tuple[dict[str, Any], list[str]]:
         recordings = [np.asarray(one, dtype=np.float32) for one in audio]
         features = [self.extract_features(one) for one in recordings]
-        inputs = {**self.pad_features(features), "num_samples": [len(one) for one in recordings]}
+        inputs = {**pad_features(features), "num_samples": [len(one) for one in recordings]}
         return inputs, [
             self.replace_audio_token(inputs, audio_idx=index) for index in range(len(recordings))
         ]
@@ -187,6 +175,22 @@ class BlspProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Everything the model may be given."""
         return [*self.tokenizer.model_input_names, "input_features", "input_features_mask"]
+
+
+def pad_features(features: Sequence[Features]) -> dict[str, Tensor]:
+    """Batch N recordings: ``input_features`` (N, M, F) and ``input_features_mask`` (N, F).
+
+    Of no recordings nothing is said.
+    """
+    if not features:
+        return {}
+    width = max(one.shape[-1] for one, _ in features)
+    batch = torch.zeros(len(features), features[0][0].shape[0], width)
+    mask = torch.zeros(len(features), width, dtype=torch.long)
+    for row, (one, frames) in enumerate(features):
+        batch[row, :, : one.shape[-1]] = one
+        mask[row, :frames] = 1
+    return {"input_features": batch, "input_features_mask": mask}
 
 
 def num_frames(extractor: WhisperFeatureExtractor, samples: int) -> int:
