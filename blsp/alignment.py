@@ -89,11 +89,13 @@ def head_of(model: BlspForConditionalGeneration) -> Head:
 @torch.no_grad()
 def read(model: BlspForConditionalGeneration, batch: Batch, head: Head) -> Tensor:
     """Return (N, D) states that predict the response tokens, of the view with transcripts."""
-    return _response_states(_run(model, _read(batch)), batch["teacher_labels"], head)
+    return _response_states(_read(model, batch), batch["teacher_labels"], head)
 
 
-def _read(batch: Batch) -> dict[str, Tensor]:
-    return {name: batch[f"teacher_{name}"] for name in ("input_ids", "attention_mask")}
+def _read(model: BlspForConditionalGeneration, batch: Batch, **more: Any) -> BlspOutput:
+    inputs = {name: batch[f"teacher_{name}"] for name in ("input_ids", "attention_mask")}
+    with model.model.without_lora():
+        return _run(model, inputs, **more)
 
 
 def _heard(batch: Batch) -> dict[str, Tensor]:
@@ -134,7 +136,7 @@ def compute_loss(
     if config.ctc:
         loss = loss + config.ctc * _compute_ctc(teacher, output, batch, num_items)
     if not responds:
-        return loss
+        return loss + 0.0 * _sum_trained(teacher.model.language_model)
     states = _response_states(output, batch["labels"], head)
     if config.response_kl:
         wanted = read(teacher, batch, head)
@@ -147,6 +149,13 @@ def compute_loss(
         found = response_ce(states, head, targets, num_items=num_items)
         loss = loss + config.response_ce * found.loss
     return loss
+
+
+def _sum_trained(language_model: nn.Module) -> Tensor | float:
+    """What the language model learns with must have a gradient also where it was not run: other
+    processes wait for it."""
+    trained = [p.sum() for p in language_model.parameters() if p.requires_grad]
+    return torch.stack(trained).sum() if trained else 0.0
 
 
 def _compute_ctc(
@@ -188,7 +197,7 @@ def measure(
     layers = model.config.get_text_config(decoder=True).num_hidden_layers + 1
     meter = AlignmentMeter(layers=layers, device=head.weight.device)
     for batch, shuffled in pairs:
-        reading = _run(model, _read(batch), output_hidden_states=True)
+        reading = _read(model, batch, output_hidden_states=True)
         wanted = _response_states(reading, batch["teacher_labels"], head)
         speech, speech_layers = _compare(model, batch, reading, wanted, head)
         floor, floor_layers = _compare(model, shuffled, reading, wanted, head)

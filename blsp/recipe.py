@@ -16,7 +16,7 @@ from blsp.alignment import LossConfig
 from blsp.config import dump_config, parse_config
 from blsp.dataset import DataConfig
 from blsp.errors import InputError, suggest
-from blsp.model.configuration import AdapterConfig, AudioPadding
+from blsp.model.configuration import AdapterConfig, AudioPadding, LoraConfig
 from blsp.rendering import Trained
 from blsp.trainer import TrainingConfig
 
@@ -66,6 +66,7 @@ class RecipeModel:
     """Commit or tag of a hub id."""
     encoder_revision: str | None = None
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     audio_padding: AudioPadding = "variable"
     """`variable` encodes the true length, `max` whole windows as Whisper does."""
     template_variables: dict[str, Any] = field(default_factory=dict)

@@ -135,6 +135,7 @@ def build_model(recipe: Recipe) -> tuple[BlspForConditionalGeneration, BlspProce
         llm=wanted.llm,
         encoder=wanted.encoder,
         adapter=wanted.adapter,
+        lora=wanted.lora,
         audio_padding=wanted.audio_padding,
         llm_revision=wanted.llm_revision,
         encoder_revision=wanted.encoder_revision,

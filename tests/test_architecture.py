@@ -73,7 +73,7 @@ MODEL = [
     "configuration",
     "encoder",
     "adapter",
-    "plora",
+    "lora",
     "foundations",
     "restoring",
     "head",

@@ -4,7 +4,7 @@ Importing it makes transformers' Auto classes know `BlspConfig`, the models and 
 """
 
 from blsp.model.adapter import num_speech_tokens
-from blsp.model.configuration import AdapterConfig, BlspConfig
+from blsp.model.configuration import AdapterConfig, BlspConfig, LoraConfig
 from blsp.model.foundations import LlmOptions
 from blsp.model.loading import compose, load_checkpoint, register, save_checkpoint, warm_start
 from blsp.model.modeling import BlspForConditionalGeneration, BlspModel, BlspOutput
@@ -18,6 +18,7 @@ __all__ = [
     "BlspOutput",
     "BlspProcessor",
     "LlmOptions",
+    "LoraConfig",
     "compose",
     "load_checkpoint",
     "num_speech_tokens",

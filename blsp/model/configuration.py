@@ -105,13 +105,46 @@ class AdapterConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank weights beside the language model's own."""
+
+    scope: Literal["none", "all", "speech"] = "none"
+    """Where they act: nowhere, at every position, or at speech alone (PLoRA), which leaves text
+    what it was, bit for bit."""
+    rank: int = 16
+    alpha: int = 32
+    """The product of the two matrices is scaled by alpha / rank."""
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+    """Last parts of the names of layers, such as [q_proj, v_proj]; empty is every linear layer but
+    the head."""
+
+    def __post_init__(self) -> None:
+        if self.scope not in (scopes := ("none", "all", "speech")):
+            raise InputError(
+                f"lora.scope: expected {', '.join(scopes)}, found {self.scope!r}; "
+                f"{suggest(self.scope, scopes)}"
+            )
+        object.__setattr__(self, "targets", tuple(self.targets))  # JSON gives a list
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise InputError(
+                "lora: expected a rank of 1 or more, alpha above 0 and dropout in [0, 1), found "
+                f"{self.rank}, {self.alpha:g} and {self.dropout:g}; change it"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {**asdict(self), "targets": list(self.targets)}
+
+
 @strict
 class BlspConfig(PreTrainedConfig):
     """Encoder, adapter and language model in one.
 
-    ``adapter_config`` is a plain mapping; ``adapter`` gives it as an `AdapterConfig`. ``bases``
-    holds, for ``llm`` and ``encoder``, the `source`, `revision` and `fingerprint` of the weights
-    that a checkpoint does not contain.
+    ``adapter_config`` and ``lora_config`` are plain mappings; ``adapter`` and ``lora`` give them as
+    an `AdapterConfig` and a `LoraConfig`. ``bases`` holds, for ``llm`` and ``encoder``, the
+    `source`, `revision` and `fingerprint` of the weights that a checkpoint does not contain.
     """
 
     model_type = "blsp"
@@ -129,13 +162,16 @@ class BlspConfig(PreTrainedConfig):
     bases: dict | None = None
     template_variables: dict | None = None
     trained_max_seconds: float | None = None
-    plora: dict | None = None
+    lora_config: dict | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.adapter_config, AdapterConfig):
             self.adapter_config = self.adapter_config.to_dict()
         self.adapter_config = AdapterConfig.from_dict(self.adapter_config or {}).to_dict()
+        if isinstance(self.lora_config, LoraConfig):
+            self.lora_config = self.lora_config.to_dict()
+        self.lora_config = LoraConfig(**self.lora_config or {}).to_dict()
         if self.audio_padding not in get_args(AudioPadding):
             raise InputError(
                 f"audio_padding: expected variable or max, found {self.audio_padding!r}; "
@@ -149,6 +185,11 @@ class BlspConfig(PreTrainedConfig):
     def adapter(self) -> AdapterConfig:
         """The adapter's numbers."""
         return AdapterConfig.from_dict(self.adapter_config or {})
+
+    @property
+    def lora(self) -> LoraConfig:
+        """Where LoRA acts on the language model, and its numbers."""
+        return LoraConfig(**self.lora_config or {})
 
     @property
     def window_frames(self) -> int:

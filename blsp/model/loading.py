@@ -25,7 +25,7 @@ from transformers import (
 from blsp.checkpoint import is_delta, mark_complete, read_delta, write_delta
 from blsp.errors import InputError
 from blsp.files import atomic_path
-from blsp.model.configuration import AdapterConfig, AudioPadding, BlspConfig
+from blsp.model.configuration import AdapterConfig, AudioPadding, BlspConfig, LoraConfig
 from blsp.model.encoder import BlspWhisperEncoder
 from blsp.model.foundations import Base, LlmOptions, load_encoder, load_llm, resolve_folder
 from blsp.model.modeling import BlspForConditionalGeneration, BlspModel, apply_delta
@@ -52,6 +52,7 @@ def compose(  # noqa: PLR0913  each is a choice of the recipe
     llm: str | Path,
     encoder: str | Path,
     adapter: AdapterConfig | None = None,
+    lora: LoraConfig | None = None,
     audio_padding: AudioPadding = "variable",
     llm_revision: str | None = None,
     encoder_revision: str | None = None,
@@ -65,6 +66,7 @@ def compose(  # noqa: PLR0913  each is a choice of the recipe
         llm: folder or hub id of a decoder-only language model, or of LoRA weights (merged first).
         encoder: folder or hub id of a Whisper, or an openai-whisper `.pt` file.
         adapter: kind and numbers.
+        lora: low-rank weights beside the language model's own, and where they act.
         audio_padding: `variable` encodes the true length, `max` whole windows as Whisper does.
         llm_revision: commit or tag of a hub id.
         encoder_revision: commit or tag of a hub id.
@@ -73,7 +75,7 @@ def compose(  # noqa: PLR0913  each is a choice of the recipe
         template_variables: for the chat template, at training and at use alike.
 
     Returns:
-        The model, base models frozen and adapter in float32, and its processor.
+        The model, base models frozen, adapter and LoRA in float32, and its processor.
 
     Raises:
         InputError: one line on what cannot work.
@@ -87,6 +89,7 @@ def compose(  # noqa: PLR0913  each is a choice of the recipe
         revision=llm_revision,
         options=options,
         adapter_config=(adapter or AdapterConfig()).to_dict(),
+        lora_config=(lora or LoraConfig()).to_dict(),
         audio_padding=audio_padding,
         template_variables=template_variables,
     )
@@ -208,7 +211,8 @@ def probe_head(model: BlspForConditionalGeneration, source: str) -> None:
     embeddings: Any = model.get_input_embeddings()
     ids = torch.arange(1, 6, device=embeddings.weight.device)[None]
     try:
-        logits = model.model.language_model(input_ids=ids).logits
+        with model.model.without_lora():
+            logits = model.model.language_model(input_ids=ids).logits
         hidden = model(input_ids=ids, skip_lm_head=True).last_hidden_state
         first = model(input_ids=ids[:, :3], use_cache=True)
         rest = model(input_ids=ids[:, 3:], past_key_values=first.past_key_values).logits

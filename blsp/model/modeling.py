@@ -7,13 +7,15 @@ transformers reads this file's types at run time.
 """
 
 import inspect
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
@@ -30,7 +32,11 @@ from blsp.model.adapter import (
 from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths
 from blsp.model.head import HeadTransform, head_transform
+from blsp.model.lora import LoraState, install_lora, is_lora
 from blsp.model.restoring import find_checkpoint, load_bases
+
+AUDIO_TYPE = 3
+"""The library's number for audio in ``mm_token_type_ids``."""
 
 WINDOWS_AT_ONCE = 16
 """Encoder windows in one pass, so that an hour of audio needs the memory of eight minutes."""
@@ -84,6 +90,17 @@ class BlspPreTrainedModel(PreTrainedModel):
         whole = _load_delta(folder, **kwargs)
         return whole if cls is BlspForConditionalGeneration else whole.model
 
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+        every_n_layers: int = 1,
+    ) -> None:
+        state: Any = self.base_model.lora_state
+        if state is not None and enable:
+            gradient_checkpointing_func = state.wrap_checkpoint(gradient_checkpointing_func)
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, every_n_layers)
+
     def _keep_present_blocks(self) -> None:
         # Whisper's list names its decoder layer, which is not in here; FSDP fails on such a name.
         present = {type(module).__name__ for module in self.modules()}
@@ -97,9 +114,33 @@ class BlspModel(BlspPreTrainedModel):
         super().__init__(config)
         self.audio_tower = BlspWhisperEncoder(config.audio_config)  # type: ignore[arg-type]
         self.adapter = build_adapter(config)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.lora_state: LoraState | None = None
+        self.set_language_model(AutoModelForCausalLM.from_config(config.text_config))
         self.post_init()
         self._keep_present_blocks()
+
+    def set_language_model(self, language_model: PreTrainedModel) -> None:
+        """Take a language model as it was loaded, and put in what LoRA the configuration says."""
+        self.language_model = language_model
+        if self.config.lora.scope != "none":
+            self.lora_state = install_lora(language_model, self.config.lora)
+
+    def without_lora(self) -> AbstractContextManager[None]:
+        """Within the block the language model is the base: whoever reads, and the teacher."""
+        return nullcontext() if self.lora_state is None else self.lora_state.use("nowhere")
+
+    def hearing(
+        self, input_ids: Tensor | None, mm_token_type_ids: Tensor | None
+    ) -> AbstractContextManager[None]:
+        """Within the block LoRA with scope `speech` acts at the speech of these (B, T) inputs."""
+        if self.lora_state is None:
+            return nullcontext()
+        is_speech = None
+        if input_ids is not None:
+            is_speech = input_ids == self.config.audio_token_id
+        elif mm_token_type_ids is not None:
+            is_speech = mm_token_type_ids == AUDIO_TYPE
+        return self.lora_state.hearing(is_speech, training=self.training)
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's token embeddings."""
@@ -218,7 +259,7 @@ class BlspModel(BlspPreTrainedModel):
         embeds, _ = self.adapter(rows, torch.ones(1, dtype=torch.long, device=weight.device))
         return embeds.sum()
 
-    def forward(
+    def forward(  # noqa: PLR0913  the names are the library's contract
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -226,6 +267,7 @@ class BlspModel(BlspPreTrainedModel):
         input_features_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         past_key_values: Any = None,
+        mm_token_type_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states before the head, ``last_hidden_state`` (B, T, D)."""
@@ -233,12 +275,13 @@ class BlspModel(BlspPreTrainedModel):
             input_ids, inputs_embeds, input_features, input_features_mask, past_key_values
         )
         decoder = self.language_model.base_model
-        return decoder(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            **accepted(decoder, kwargs),
-        )
+        with self.hearing(input_ids, mm_token_type_ids):
+            return decoder(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                **accepted(decoder, kwargs),
+            )
 
     def embeddings_of(
         self,
@@ -280,7 +323,10 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         """Join loaded models with a new adapter; base models are frozen, nothing is copied."""
         with torch.device("meta"):
             model = cls(config)
-        model.model.language_model = language_model
+        for part in (language_model, encoder):
+            part.requires_grad_(False)
+            _stop_dropout(part)
+        model.model.set_language_model(language_model)
         model.model.audio_tower = encoder
         device, dtype = encoder.device, torch.float32
         model.model.adapter = build_adapter(config).to(device, dtype)
@@ -290,9 +336,6 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "hf_quantizer", "is_quantized"):
             if hasattr(language_model, name):  # the trainer and accelerate look at the outermost
                 setattr(model, name, getattr(language_model, name))
-        for part in (language_model, encoder):
-            part.requires_grad_(False)
-            _stop_dropout(part)
         return model.eval()
 
     @property
@@ -310,7 +353,7 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """The language model's head."""
-        return self.model.language_model.get_output_embeddings()
+        return self.model.language_model.get_output_embeddings()  # type: ignore[return-value]
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace it."""
@@ -378,16 +421,19 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         rest = {name: value for name, value in rest.items() if value is not None}
         num_items = rest.pop("num_items_in_batch", None)
         rest.pop("return_dict", None)
-        if skip_lm_head or skip_llm:
-            speech = None
-            if input_ids is not None:
-                speech = inputs_embeds[input_ids == self.config.audio_token_id]
-            if skip_llm:
-                return BlspOutput(speech_embeds=speech)
-            output = self._run_decoder(inputs_embeds, attention_mask, past_key_values, rest)
-            output.speech_embeds = speech
-            return output
-        output = self._run_llm(inputs_embeds, attention_mask, past_key_values, logits_to_keep, rest)
+        speech = None
+        if (skip_lm_head or skip_llm) and input_ids is not None:
+            speech = inputs_embeds[input_ids == self.config.audio_token_id]
+        if skip_llm:
+            return BlspOutput(speech_embeds=speech)
+        with self.model.hearing(input_ids, mm_token_type_ids):
+            if skip_lm_head:
+                output = self._run_decoder(inputs_embeds, attention_mask, past_key_values, rest)
+                output.speech_embeds = speech
+                return output
+            output = self._run_llm(
+                inputs_embeds, attention_mask, past_key_values, logits_to_keep, rest
+            )
         return self._add_loss(output, labels, num_items)
 
     def _run_decoder(
@@ -549,12 +595,25 @@ def _load_delta(folder: Path, **kwargs: Any) -> BlspForConditionalGeneration:
     model = BlspForConditionalGeneration.assemble(config, language_model, tower)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    apply_delta(model, read_delta(folder), str(folder))
+    delta = read_delta(folder)
+    apply_delta(model, delta, str(folder), required=[n for n in model.delta_state() if is_lora(n)])
     return model
 
 
-def apply_delta(model: BlspForConditionalGeneration, delta: dict[str, Tensor], source: str) -> None:
+def apply_delta(
+    model: BlspForConditionalGeneration,
+    delta: dict[str, Tensor],
+    source: str,
+    *,
+    required: Sequence[str] = (),
+) -> None:
     """Put trained weights into a model; they are the model's own delta from then on.
+
+    Args:
+        model: changed in place.
+        delta: by name.
+        source: what the user called it.
+        required: names that must be there, beside the adapter.
 
     Raises:
         InputError: some are missing or do not fit.
@@ -563,7 +622,8 @@ def apply_delta(model: BlspForConditionalGeneration, delta: dict[str, Tensor], s
     whole = ["model.adapter."]
     if (model.config.bases or {}).get("encoder") is None:
         whole.append("model.audio_tower.")
-    missing = [name for name in own if name.startswith(tuple(whole)) and name not in delta]
+    required = [*required, *(name for name in own if name.startswith(tuple(whole)))]
+    missing = [name for name in required if name not in delta]
     unknown = [name for name in delta if name not in own or own[name].shape != delta[name].shape]
     for kind, names in (("is missing", missing), ("does not fit", unknown)):
         if names:
