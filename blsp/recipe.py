@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from blsp.alignment import LossConfig
 from blsp.config import dump_config, parse_config
@@ -62,6 +62,9 @@ class RecipeModel:
     """Folder or hub id of a decoder-only language model."""
     encoder: str
     """Folder or hub id of a Whisper, or an openai-whisper `.pt` file."""
+    llm_bits: Literal[4, 8, 16] = 16
+    """How the language model is held: 4 is NF4 with double quantisation, 8 is LLM.int8(), 16 is
+    bf16, or fp32 where the machine has no bf16."""
     llm_revision: str | None = None
     """Commit or tag of a hub id."""
     encoder_revision: str | None = None

@@ -29,6 +29,7 @@ from blsp.model import (
     compose,
     warm_start,
 )
+from blsp.model.foundations import quantization_options
 from blsp.model.processing import Features
 from blsp.preflight import run_preflight
 from blsp.progress import FixedUtterances, Progress
@@ -42,6 +43,9 @@ from blsp.trainer import (
     find_checkpoints,
     spread,
 )
+
+LARGEST_IN_FP32 = 1_000_000_000
+"""Weights of a language model that fp32 is reasonable for on a GPU."""
 
 OVERFIT_RECOVERED = 0.95
 """What training on a few examples must recover of the way from not hearing to reading."""
@@ -129,8 +133,10 @@ def build_model(recipe: Recipe) -> tuple[BlspForConditionalGeneration, BlspProce
     """The model of a recipe; base weights are 16-bit where multiplications are."""
     wanted = recipe.model
     dtype = torch.bfloat16 if recipe.training.dtype == "bf16" else torch.float32
+    device = local_device()
     # On a CPU plain attention, above all its backward pass, is faster at the lengths of speech.
-    attention = None if torch.cuda.is_available() else "eager"
+    attention = None if device.type == "cuda" else "eager"
+    quantization = quantization_options(wanted.llm_bits, dtype)
     model, processor = compose(
         llm=wanted.llm,
         encoder=wanted.encoder,
@@ -139,13 +145,48 @@ def build_model(recipe: Recipe) -> tuple[BlspForConditionalGeneration, BlspProce
         audio_padding=wanted.audio_padding,
         llm_revision=wanted.llm_revision,
         encoder_revision=wanted.encoder_revision,
-        options=LlmOptions(dtype=dtype, attn_implementation=attention),
+        options=LlmOptions(
+            dtype=dtype,
+            attn_implementation=attention,
+            quantization_config=quantization,
+            # The trainer moves what is not quantised; quantised weights are loaded where they stay.
+            device_map={"": device} if quantization else None,
+        ),
         encoder_dtype=dtype,
         template_variables=wanted.template_variables or None,
     )
+    if quantization:
+        model.model.audio_tower.to(device)  # type: ignore[arg-type]
+        model.model.adapter.to(device)
+    check_precision(model, recipe)
     if wanted.init_from is not None:
         warm_start(model, wanted.init_from)
     return model, processor
+
+
+def local_device() -> torch.device:
+    """The one device of this process."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def check_precision(model: BlspForConditionalGeneration, recipe: Recipe) -> None:
+    """Refuse a large language model in fp32 on a GPU, which is what lacks bf16 leads to.
+
+    Raises:
+        InputError: it would take twice the memory and many times the time, for hours.
+    """
+    if not torch.cuda.is_available() or recipe.training.dtype == "bf16":
+        return
+    size = sum(parameter.numel() for parameter in model.model.language_model.parameters())
+    if recipe.model.llm_bits == 16 and size > LARGEST_IN_FP32:
+        raise InputError(
+            f"model.llm: expected at most {LARGEST_IN_FP32 / 1e9:g} billion weights where the GPU "
+            f"({torch.cuda.get_device_name()}) has no bf16, because fp16 overflows in many "
+            f"language models and is not offered, found {size / 1e9:.1f} billion; take a smaller "
+            "one, model.llm_bits: 4, or a GPU with bf16 (from 2020)"
+        )
 
 
 def build_dataset(

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from training import WORDS, read_log, save_models, write_conversations
 
 from blsp.checkpoint import is_complete
@@ -108,6 +109,31 @@ def test_a_dry_run_tells_much_and_leaves_nothing(
     assert "every trained weight has a gradient" in told
     assert "4 steps (2.0 epochs) take at most" in told
     assert "serves with: blsp serve" in told
+
+
+@pytest.mark.parametrize("options", [["model.llm_bits=4"], ["model.llm_bits=8"], []])
+@pytest.mark.parametrize("scope", ["none", "all", "speech"])
+def test_every_way_to_hold_and_tune_the_language_model_trains_and_comes_back(
+    recipe: str, tmp_path: Path, options: list[str], scope: str
+) -> None:
+    """The loss falls; text is the base's unless LoRA is everywhere; the checkpoint says it all."""
+    changes = [*options, f"model.lora.scope={scope}", "model.lora.rank=4", "training.steps=8"]
+    assert main([recipe, *changes, "training.learning_rate=3e-3"]) == 0
+    rows = read_log(tmp_path / "run")
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < losses[0]
+    model, processor = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert model.config.lora.scope == scope
+    kinds = {type(module).__name__ for module in model.modules()}
+    wanted = {"model.llm_bits=4": "Linear4bit", "model.llm_bits=8": "Linear8bitLt"}
+    assert {kind for kind in kinds if "bit" in kind} == {wanted[one] for one in options}
+    assert any(name.endswith("lora_B.default.weight") for name in model.delta_state()) == (
+        scope != "none"
+    )
+    text = processor.tokenizer("say it", return_tensors="pt")
+    read = model(**text).logits
+    with model.model.without_lora():
+        assert torch.equal(read, model(**text).logits) == (scope != "all")
 
 
 def test_what_can_learn_masters_a_few_examples(

@@ -15,6 +15,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     WhisperConfig,
@@ -57,6 +58,18 @@ class LlmOptions:
     def to_arguments(self) -> dict[str, Any]:
         """Those that were set, for ``from_pretrained``."""
         return {name: value for name, value in vars(self).items() if value not in (None, False)}
+
+
+def quantization_options(bits: int, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """The library's options for weights of 4 or 8 bits, computed with in ``dtype``; 16 is None."""
+    if bits == 4:
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else None
 
 
 # --- the language model ---------------------------------------------------------------------------

@@ -223,6 +223,8 @@ def probe_head(model: BlspForConditionalGeneration, source: str) -> None:
         ) from error
     scale, exact = logits.abs().max().float().item(), torch.finfo(logits.dtype).eps
     close = scale * max(exact * 256, 1e-3)
+    if getattr(model, "is_loaded_in_8bit", False):  # its activations are rounded all rows together
+        close = scale * 0.25
     if not torch.allclose(first.logits, logits[:, :3], atol=close):
         raise InputError(
             f"{source}: expected a causal language model, found one whose answers depend on later "

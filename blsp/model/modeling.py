@@ -333,8 +333,10 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         model.generation_config = GenerationConfig.from_dict(
             language_model.generation_config.to_dict()  # type: ignore[union-attr]
         )
-        for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "hf_quantizer", "is_quantized"):
-            if hasattr(language_model, name):  # the trainer and accelerate look at the outermost
+        # accelerate looks at the outermost model. It is not `is_quantized`, which the library's
+        # trainer takes for a model in which nothing can be trained.
+        for name in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
+            if hasattr(language_model, name):
                 setattr(model, name, getattr(language_model, name))
         return model.eval()
 
