@@ -209,7 +209,9 @@ def _map_sentence(
 
     spoken = torch.tensor([token == processor.audio_token_id for token in heard.ids], device=device)
     (start, end) = read.transcripts[0]
-    values = similarity_map(states(heard.ids, **features)[spoken], states(read.ids)[start:end])
+    with model.model.without_lora():
+        words = states(read.ids)[start:end]
+    values = similarity_map(states(heard.ids, **features)[spoken], words)
     tokens = [renderer.tokenizer.decode([token]).strip() for token in read.ids[start:end]]
     return {
         "text": text,
@@ -224,7 +226,7 @@ class _Reader:
     def __init__(
         self, model: BlspForConditionalGeneration, renderer: Renderer, config: GenerationConfig
     ) -> None:
-        self._llm = model.model.language_model
+        self._model = model
         self._renderer, self._config = renderer, config
         self._known: dict[tuple[int, ...], Answer] = {}
 
@@ -239,7 +241,9 @@ class _Reader:
 
     def _answer(self, prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         rows = [list(ids) for ids in prompts]
-        return answer_texts(self._llm, self._renderer.tokenizer, rows, self._config)
+        llm = self._model.model.language_model
+        with self._model.model.without_lora():
+            return answer_texts(llm, self._renderer.tokenizer, rows, self._config)
 
 
 class _Scribe:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from blsp.cli import main
-from blsp.model import compose, load_checkpoint, save_checkpoint
+from blsp.model import LlmOptions, LoraConfig, compose, load_checkpoint, save_checkpoint
+from blsp.model.foundations import quantization_options
 from blsp.model.processing import pad_features
 from blsp.verify import (
     Answered,
@@ -136,6 +137,38 @@ def test_a_base_in_16_bits_passes_too(bases: dict[str, Path], tmp_path: Path) ->
     checks = list(verify(tmp_path / "checkpoint"))
     assert [check.line() for check in checks if not check.passed] == []
     assert "in bfloat16" in checks[1].found
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("scope", ["speech", "all"])
+def test_lora_and_few_bits_pass_in_what_can_be_decided(
+    bits: int, scope: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    llm = save_llm(tmp_path / "llm", "qwen3", intermediate_size=128)
+    torch.manual_seed(3)
+    model, processor = compose(
+        llm=llm,
+        encoder=bases["whisper"],
+        lora=LoraConfig(scope=scope, rank=4),  # type: ignore[arg-type]
+        options=LlmOptions(
+            dtype=torch.float32, quantization_config=quantization_options(bits, torch.float32)
+        ),
+    )
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    save_checkpoint(model, processor, tmp_path / "checkpoint")
+    checks = list(verify(tmp_path / "checkpoint"))
+    assert [check.line() for check in checks if check.passed is False] == []
+    assert checks[0].passed
+    assert checks[1].passed is (True if scope == "speech" else None)
+    assert checks[4].passed is (None if bits == 8 else True)
+    weight = dict(model.named_parameters())[
+        "model.language_model.model.layers.0.mlp.up_proj.base_layer.weight"
+    ]
+    with torch.no_grad():
+        weight.flatten()[7] += 1
+    assert check_weights(model).passed is False
 
 
 def test_a_base_that_is_elsewhere_now_can_be_named(
