@@ -32,6 +32,7 @@ COMMANDS = {
     "eval": ("blsp.cli:run_eval", "score a checkpoint on any manifest: asr, st, slu, reply"),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
     "report": ("blsp.evaluate:report_main", "score a run's predictions again, write report.html"),
+    "export": ("blsp.export:main", "write a checkpoint and its base models into one folder"),
     "verify": ("blsp.verify:main", "prove that a checkpoint left its language model untouched"),
 }
 

@@ -59,6 +59,7 @@ MODULES = [
     "report",
     "evaluate",
     "verify",
+    "export",
     "tiny",
     "engine",
     "terminal",
