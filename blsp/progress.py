@@ -11,13 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
 from blsp.dataset import ConversationDataset, expand_placeholders
 from blsp.generation import Answer, GenerationConfig, SpeechPrompt, answer_speech
 from blsp.manifest import TextPart
+from blsp.metrics.recognition import count_errors, word_error_rate
+from blsp.metrics.statistics import pair_texts
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
-from blsp.trainer import AlignmentTrainer
+from blsp.trainer import AlignmentTrainer, spread
 
 LOG = "log.jsonl"
 MAX_NEW_TOKENS = 48
@@ -82,24 +86,39 @@ class FixedUtterances:
     """The same utterances, answered at every evaluation: a loss cannot be read, an answer can.
 
     Args:
-        dataset: its first conversations with audio are taken.
+        dataset: conversations; those with audio are taken, evenly spread.
         processor: of the model that answers.
-        count: how many.
+        count: how many are answered and scored.
+        shown: how many of them can be read.
     """
 
     def __init__(
-        self, dataset: ConversationDataset, processor: BlspProcessor, count: int = 2
+        self, dataset: ConversationDataset, processor: BlspProcessor, count: int, shown: int = 2
     ) -> None:
-        self.dataset, self.processor = dataset, processor
+        self.dataset, self.processor, self.shown = dataset, processor, shown
         heard = [i for i, seconds in enumerate(dataset.durations) if seconds > 0]
-        self.indices = heard[:count]
+        self.indices = [heard[i] for i in spread(len(heard), count)]
 
-    def __call__(self, model: BlspForConditionalGeneration) -> list[str]:
-        """Return a line an utterance: its words, the answer, and the response it was to give."""
-        prompts = [self._build_prompt(index) for index in self.indices]
+    def __call__(
+        self, model: BlspForConditionalGeneration, *, rank: int = 0, world: int = 1
+    ) -> tuple[list[str], Tensor]:
+        """Answer this process's share.
+
+        Returns:
+            A line for each utterance shown: its words, the answer, and the response it was to
+            give; and the word errors and words of all answers against those responses, (2,).
+        """
+        indices = self.indices[rank::world]
+        prompts = [self._build_prompt(index) for index in indices]
         config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS)
         answers = answer_speech(model, self.processor, prompts, config)
-        return [self._describe(*pair) for pair in zip(self.indices, answers, strict=True)]
+        lines = [self._describe(*pair) for pair in zip(indices, answers, strict=True)]
+        wanted = {str(index): self._wanted(index) for index in indices}
+        written = {str(i): answer.text for i, answer in zip(indices, answers, strict=True)}
+        errors = count_errors(word_error_rate(pair_texts(wanted, written))) if indices else {}
+        wrong = sum(errors.get(kind, 0) for kind in "SDI")
+        words = sum(errors.get(kind, 0) for kind in "SDH")
+        return lines[: self.shown], torch.tensor([wrong, words], dtype=torch.float64)
 
     def _build_prompt(self, index: int) -> SpeechPrompt:
         conversation, root = self.dataset.read_conversation(index)
@@ -111,11 +130,12 @@ class FixedUtterances:
 
     def _describe(self, index: int, answer: Answer) -> str:
         conversation, _ = self.dataset.read_conversation(index)
-        wanted = "".join(
-            part.text for part in conversation.messages[-1].content if isinstance(part, TextPart)
-        )
         words = " / ".join(part.transcript for part in conversation.recordings)
-        return f"{words!r}: {answer.text!r} (reading: {wanted!r})"
+        return f"{words!r}: {answer.text!r} (reading: {self._wanted(index)!r})"
+
+    def _wanted(self, index: int) -> str:
+        parts = self.dataset.read_conversation(index)[0].messages[-1].content
+        return "".join(part.text for part in parts if isinstance(part, TextPart))
 
 
 def keep_rows(path: Path, step: int) -> None:

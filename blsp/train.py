@@ -35,6 +35,7 @@ from blsp.preflight import run_preflight
 from blsp.progress import FixedUtterances, Progress
 from blsp.recipe import Header, Recipe, dump_recipe, load_recipe
 from blsp.rendering import Renderer
+from blsp.replay import read_failed, replay_batch
 from blsp.shipped import find_shipped, list_recipes
 from blsp.trainer import (
     FINAL_FOLDER,
@@ -46,6 +47,9 @@ from blsp.trainer import (
 
 LARGEST_IN_FP32 = 1_000_000_000
 """Weights of a language model that fp32 is reasonable for on a GPU."""
+
+TERMINATED = 143
+"""Exit code of a run that SIGTERM ended, by convention."""
 
 OVERFIT_RECOVERED = 0.95
 """What training on a few examples must recover of the way from not hearing to reading."""
@@ -62,12 +66,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="try one batch, write nothing")
     parser.add_argument("--overfit", type=int, metavar="N", help="train on N examples only")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument(
+        "--replay", action="store_true", help="try the batch that stopped a run, one by one"
+    )
     options = parser.parse_intermixed_args(argv)
     recipe, header = load_recipe(find_recipe(options.recipe), options.overrides)
     recipe = resolve(recipe)
     report = print if os.environ.get("RANK", "0") == "0" else _say_nothing
     if options.dry_run:
         return dry_run(recipe, header, report)
+    if options.replay:
+        return replay(recipe, report)
     if options.overfit is not None:
         return overfit(recipe, header, options.overfit, report)
     train(recipe, header, resume=options.resume, report=report)
@@ -242,13 +251,33 @@ def train(recipe: Recipe, header: Header, *, resume: bool, report: Report) -> Pa
         f"training on {trainer.args.world_size} process(es), {trainer.args.device}, "
         f"{recipe.training.dtype}"
     )
+    check_processes(recipe, trainer.args.world_size)
     trainer.train(resume_from_checkpoint=None if begin_from is None else str(begin_from))
+    if trainer.signal.stopped:
+        step = trainer.state.global_step
+        report(f"stopped by SIGTERM after step {step}, which is saved; go on with --resume")
+        raise SystemExit(TERMINATED)
     final = trainer.save_final()
     if trainer.left_out:
         names = ", ".join(sorted(trainer.left_out)[:5])
         report(f"left out {len(trainer.left_out)} with unreadable audio: {names}")
     report(f"checkpoint: {final}")
     return final
+
+
+def check_processes(recipe: Recipe, found: int) -> None:
+    """Refuse another number of processes than the recipe was made for.
+
+    Raises:
+        InputError: a launcher started more or fewer.
+    """
+    wanted = recipe.training.processes
+    if wanted is not None and wanted != found:
+        raise InputError(
+            f"training.processes: expected {wanted} processes, found {found}; start them with "
+            f"`accelerate launch --num_processes {wanted} -m blsp.train` (on CPUs with --multi_gpu "
+            "too), or change training.processes and the batch"
+        )
 
 
 def find_start(output: Path, *, resume: bool) -> Path | None:
@@ -285,7 +314,7 @@ def build_trainer(
         train=parts.train,
         dev=parts.dev,
         recipe=dump_recipe(recipe, header),
-        answer=FixedUtterances(shown, parts.processor),
+        answer=FixedUtterances(shown, parts.processor, recipe.training.eval_answers),
         callbacks=[progress, *callbacks],
     )
     progress.trainer = trainer
@@ -300,6 +329,18 @@ def dry_run(recipe: Recipe, header: Header, report: Report) -> int:
     for line in [*lines, f"serves with: {header.serves_with}"]:
         report(line)
     return 0
+
+
+def replay(recipe: Recipe, report: Report) -> int:
+    """Try the examples of the batch that stopped a run, one by one; 1 if one of them does it alone.
+
+    Raises:
+        InputError: no run was stopped here, or its data is another now.
+    """
+    failed = read_failed(recipe.training.output)
+    parts = build_parts(recipe)
+    torch.nn.Module.to(parts.model, choose_device()[0])
+    return replay_batch(parts.model, parts.processor, parts.train, failed, recipe, report)
 
 
 class _StopWhenRecovered(TrainerCallback):

@@ -11,14 +11,15 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.training_args import TrainingArguments
 
 from blsp.alignment import (
@@ -35,6 +36,7 @@ from blsp.collator import Collator
 from blsp.dataset import ConversationDataset
 from blsp.errors import InputError
 from blsp.files import atomic_path, explained_writes
+from blsp.guards import LateProcess, StopOnSignal
 from blsp.hardware import choose_cpu_dtype
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, warm_start
 from blsp.model.loading import write_checkpoint
@@ -45,6 +47,7 @@ RECIPE = "recipe.yaml"
 STEP_FOLDER = "checkpoint-"
 FINAL_FOLDER = "checkpoint"
 FAILED_BATCH = "failed_batch.json"
+FAILED_WEIGHTS = "failed_batch.safetensors"
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,8 @@ class TrainingConfig:
     eval_steps: int = 500
     eval_examples: int = 200
     """Development examples that the meters look at."""
+    eval_answers: int = 16
+    """Development examples answered at every evaluation, word for word against the response."""
     save_steps: int = 500
     keep_checkpoints: int = 2
     """Checkpoints to resume from that are kept, beside the final one."""
@@ -86,6 +91,12 @@ class TrainingConfig:
     workers: int = 0
     """Processes that load audio."""
     gradient_checkpointing: bool = False
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where curves go beside log.jsonl, by the library's names: tensorboard, wandb, mlflow, ..."""
+    processes: int | None = None
+    """How many must run; for recipes whose batch would be another with more or fewer."""
+    late_process_seconds: float = 600.0
+    """How long the others wait for a process before its number is told and the run stops."""
     encoder_cache_gb: float = 0.0
     """Memory to keep encoder output in, on each process, and as much for the features of training
     and of development data each; an hour of output takes 0.55 at Whisper-small's width in fp32.
@@ -98,6 +109,7 @@ class TrainingConfig:
                 f"{self.epochs}; give one"
             )
         above_zero = ("learning_rate", "accumulation", "eval_steps", "save_steps", "log_steps")
+        above_zero = (*above_zero, "eval_answers", "late_process_seconds")
         for name in (*above_zero, "keep_checkpoints"):
             if getattr(self, name) <= 0:
                 raise InputError(f"expected {name} above 0, found {getattr(self, name)}; raise it")
@@ -150,7 +162,7 @@ def build_arguments(config: TrainingConfig, *, evaluates: bool) -> TrainingArgum
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         disable_tqdm=True,
-        report_to=["tensorboard"] if find_spec("tensorboard") else [],
+        report_to=[name for name in config.trackers if is_there(name)],
     )
     if arguments.n_gpu > 1:  # the library would split batches over all that one process sees
         logger.warning(
@@ -159,6 +171,23 @@ def build_arguments(config: TrainingConfig, *, evaluates: bool) -> TrainingArgum
         )
         arguments._n_gpu = 1
     return arguments
+
+
+def is_there(tracker: str) -> bool:
+    """Whether a tracker can be used; the default may be missing, one asked for may not.
+
+    Raises:
+        InputError: its package is not installed, or it has no such name.
+    """
+    known = get_available_reporting_integrations()
+    if tracker in known:
+        return True
+    if tracker == "tensorboard":
+        return False
+    raise InputError(
+        f"training.trackers: expected trackers that are installed here ({', '.join(known)}), found "
+        f"{tracker!r}; install its package, or take it out"
+    )
 
 
 class AlignmentTrainer(Trainer):
@@ -172,7 +201,8 @@ class AlignmentTrainer(Trainer):
         train: what is trained on.
         dev: what the meters look at; None evaluates nothing.
         recipe: text of the resolved recipe, saved with every checkpoint.
-        answer: what to show of the model at every evaluation, one text an utterance.
+        answer: answers of the model at every evaluation, on each process its share: lines to show,
+            and the word errors and words of its answers, (2,).
         callbacks: of the library's kind.
     """
 
@@ -186,7 +216,7 @@ class AlignmentTrainer(Trainer):
         train: ConversationDataset,
         dev: ConversationDataset | None = None,
         recipe: str = "",
-        answer: Callable[[BlspForConditionalGeneration], list[str]] | None = None,
+        answer: Callable[..., tuple[list[str], Tensor]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.processor, self.config, self.loss_config = processor, config, loss
@@ -200,6 +230,7 @@ class AlignmentTrainer(Trainer):
         """Ids of the step so far."""
         self.eval_line = ""
         self.answers: list[str] = []
+        self.signal, self.late = StopOnSignal(), LateProcess(config.late_process_seconds)
         known = set(vars(model.config))
         arguments = build_arguments(config, evaluates=dev is not None)
         # Without a processing class: the library would align the models' special tokens with it.
@@ -209,7 +240,7 @@ class AlignmentTrainer(Trainer):
             train_dataset=train,
             eval_dataset=dev,  # type: ignore[arg-type]
             data_collator=self.collate,
-            callbacks=[_StepChecks(self), *(callbacks or [])],
+            callbacks=[_StepChecks(self), self.signal, self.late, *(callbacks or [])],
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -285,6 +316,7 @@ class AlignmentTrainer(Trainer):
         items = None if num_items_in_batch is None else num_items_in_batch.clamp(min=1)
         objectives = self.loss_config.at(self.state.global_step)
         loss = compute_loss(model, self.bare_model, inputs, objectives, items)
+        self.late.count()
         if not torch.isfinite(loss):
             self._stop(f"a loss of {loss.item()}", inputs["ids"])
         # Gradients are averaged over processes, and this is a share of a sum.
@@ -311,9 +343,11 @@ class AlignmentTrainer(Trainer):
         with atomic_path(path) as temporary:
             content = {"step": step, "found": found, "ids": ids}
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        with atomic_path(path.with_name(FAILED_WEIGHTS)) as temporary:
+            save_file(self.bare_model.delta_state(), temporary)
         raise InputError(
             f"expected finite numbers, found {found} at step {step}; the ids of the batch are in "
-            f"{path}: look at them, or lower training.learning_rate"
+            f"{path}: try them one by one with --replay, or lower training.learning_rate"
         )
 
     def floating_point_ops(self, inputs: Batch) -> int:  # type: ignore[override]
@@ -329,9 +363,16 @@ class AlignmentTrainer(Trainer):
         if self.args.world_size > 1:
             meter.reduce(lambda sums: self.accelerator.reduce(sums, reduction="sum"))  # type: ignore[arg-type,return-value]
         numbers = {f"eval_{name}": value for name, value in meter.numbers().items()}
-        self.log(dict(numbers))
         self.eval_line = meter.line()
-        self.answers = self.answer(model) if self.answer and self.is_world_process_zero() else []
+        if self.answer:
+            self.answers, sums = self.answer(
+                model, rank=self.args.process_index, world=self.args.world_size
+            )
+            sums = self.accelerator.reduce(sums.to(self.args.device), reduction="sum")
+            if sums[1]:  # type: ignore[index]
+                numbers["eval_answer_wer"] = (sums[0] / sums[1]).item()  # type: ignore[index]
+                self.eval_line += f" | answers {numbers['eval_answer_wer']:.1%} words wrong"
+        self.log(dict(numbers))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, numbers
         )

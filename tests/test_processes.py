@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from test_train import RECIPE
 from training import read_log, save_models, write_conversations
 
+from blsp.checkpoint import is_complete
+
 TESTS = Path(__file__).parent
 RUN = """\
 training.steps=8 training.save_steps=2 training.eval_steps=4 training.batch_examples=1
@@ -156,6 +158,47 @@ def test_two_killed_processes_go_on_to_the_bit(folder: Path, tmp_path: Path) -> 
     assert kill_after(train(2, killed, optimizer="adamw"), log, steps=4)
     finish(train(2, killed, "--resume", optimizer="adamw"))
     check_same(tmp_path / "whole" / "run", tmp_path / "killed" / "run")
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_told_to_end_saves_and_goes_on(processes: int, folder: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(folder, tmp_path)
+    run = tmp_path / "run"
+    more = "training.save_steps=100", "training.steps=400", "training.eval_steps=1000"
+    started = train(processes, recipe, *more, optimizer="adamw")
+    while not (run / "log.jsonl").is_file():
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGTERM)
+    told, _ = started.communicate(timeout=60)
+    assert "which is saved; go on with --resume" in told
+    (saved,) = run.glob("checkpoint-*")
+    step = int(saved.name.removeprefix("checkpoint-"))
+    assert is_complete(saved) and not (run / "checkpoint").exists()
+    # The rate is that of 400 steps, and the run ends soon: what counts is where it goes on.
+    rest = [*more[:1], f"training.steps={step + 1}", "training.eval_steps=1000"]
+    finish(train(processes, recipe, *rest, "--resume", optimizer="adamw"))
+    assert [row["step"] for row in read_log(run) if "loss" in row] == list(range(1, step + 2))
+
+
+@pytest.mark.slow
+def test_a_process_that_comes_late_is_named(folder: Path, tmp_path: Path) -> None:
+    """The second process stops for good before its third step."""
+    recipe = write_recipe(folder, tmp_path)
+    sleeper = tmp_path / "sleeper.py"
+    sleeper.write_text(
+        "import os, sys, time, blsp.train, blsp.trainer as t\n"
+        "note = t.AlignmentTrainer._note\n"
+        "def late(self, batch):\n"
+        "    if os.environ['RANK'] == '1' and self.state.global_step == 1: time.sleep(40)\n"
+        "    note(self, batch)\n"
+        "t.AlignmentTrainer._note = late\n"
+        "sys.exit(blsp.train.main(sys.argv[1:]))\n"
+    )
+    options = "training.late_process_seconds=5", "training.eval_steps=1000"
+    started = launch(2, str(sleeper), recipe, *RUN.format(optimizer="adamw").split(), *options)
+    told, _ = started.communicate(timeout=120)
+    assert started.returncode != 0, told
+    assert "found that the others have waited 5 s for process 1; see what it prints" in told
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training import WORDS, read_log, save_models, write_conversations
@@ -12,7 +13,8 @@ from training import WORDS, read_log, save_models, write_conversations
 from blsp.checkpoint import is_complete
 from blsp.errors import InputError
 from blsp.manifest import Meta, read_conversations, write_rows
-from blsp.model import load_checkpoint
+from blsp.model import BlspProcessor, load_checkpoint
+from blsp.model.processing import Features
 from blsp.recipe import load_recipe
 from blsp.rendering import Renderer
 from blsp.train import main
@@ -134,6 +136,41 @@ def test_every_way_to_hold_and_tune_the_language_model_trains_and_comes_back(
     read = model(**text).logits
     with model.model.without_lora():
         assert torch.equal(read, model(**text).logits) == (scope != "all")
+
+
+def test_the_example_that_stopped_a_run_is_found(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recording of one word has become so loud that its features are not numbers."""
+    extract = BlspProcessor.extract_features
+    guilty = len(WORDS) - 1  # the longest hum: 0.75 s
+
+    def overflow(self: BlspProcessor, audio: np.ndarray) -> Features:
+        log_mel, frames = extract(self, audio)
+        return log_mel * (torch.inf if frames == 40 + 5 * guilty else 1.0), frames
+
+    monkeypatch.setattr(BlspProcessor, "extract_features", overflow)
+    with pytest.raises(InputError, match="try them one by one with --replay"):
+        main([recipe, "data.dev=[]"])
+    assert main([recipe, "data.dev=[]", "--replay"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in told if line.startswith("->")] == [f"{WORDS[guilty]}:"]
+    assert told[-1] == "1 of 4 are not finite alone"
+
+
+def test_there_is_nothing_to_replay(recipe: str) -> None:
+    with pytest.raises(InputError, match="expected the batch that stopped a run, found none"):
+        main([recipe, "--replay"])
+
+
+def test_another_number_of_processes_than_the_recipe_wants_is_refused(recipe: str) -> None:
+    with pytest.raises(InputError, match="expected 4 processes, found 1"):
+        main([recipe, "training.processes=4"])
+
+
+def test_a_tracker_that_is_not_installed_is_refused(recipe: str) -> None:
+    with pytest.raises(InputError, match=r"expected trackers that are installed.*found 'wandb'"):
+        main([recipe, "training.trackers=[wandb]"])
 
 
 def test_what_can_learn_masters_a_few_examples(

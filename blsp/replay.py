@@ -1,0 +1,102 @@
+"""`blsp train RECIPE --replay`: which example of a batch stopped a run.
+
+A run that stops on numbers that are not finite leaves the ids of the batch and the weights it had.
+Each example is tried alone with those weights, forward and backward; lines for a person leave.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from blsp.alignment import Batch, compute_loss
+from blsp.collator import Collator
+from blsp.dataset import ConversationDataset, Example
+from blsp.errors import InputError
+from blsp.model import BlspForConditionalGeneration, BlspProcessor
+from blsp.model.modeling import apply_delta
+from blsp.recipe import Recipe
+from blsp.trainer import FAILED_BATCH, FAILED_WEIGHTS, set_frozen_to_eval
+
+
+def read_failed(output: Path) -> dict[str, Any]:
+    """What a run that stopped left in its folder: `step`, `found` and `ids`.
+
+    Raises:
+        InputError: none was stopped here.
+    """
+    path = output / FAILED_BATCH
+    if not path.is_file():
+        raise InputError(
+            f"{path}: expected the batch that stopped a run, found none; --replay takes the recipe "
+            "and options of that run"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def replay_batch(
+    model: BlspForConditionalGeneration,
+    processor: BlspProcessor,
+    dataset: ConversationDataset,
+    failed: dict[str, Any],
+    recipe: Recipe,
+    report: Callable[[str], None],
+) -> int:
+    """Try the examples one by one; 1 if one of them fails alone.
+
+    Raises:
+        InputError: the data has not got them.
+    """
+    weights = recipe.training.output / FAILED_WEIGHTS
+    apply_delta(model, load_file(weights), str(weights))
+    report(f"step {failed['step']} had {failed['found']}; its examples one by one:")
+    guilty = 0
+    collate = Collator(processor.tokenizer.pad_token_id)  # type: ignore[arg-type]
+    for example in find_examples(dataset, failed["ids"]):
+        loss, norm = try_example(model, collate([example]), recipe)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        guilty += not finite
+        mark = "  " if finite else "->"
+        report(f"{mark} {example.id}: loss {loss:.4f}, gradient {norm:.4f}")
+    report(f"{guilty} of {len(failed['ids'])} are not finite alone")
+    return 1 if guilty else 0
+
+
+def find_examples(dataset: ConversationDataset, ids: Sequence[str]) -> Iterator[Example]:
+    """The examples of these ids, in the order of the data.
+
+    Raises:
+        InputError: some are not there.
+    """
+    wanted = set(ids)
+    for index in range(len(dataset)):
+        if not wanted:
+            return
+        conversation, _ = dataset.read_conversation(index)
+        if conversation.id in wanted:
+            wanted.remove(conversation.id)
+            yield dataset[index]
+    if wanted:
+        raise InputError(
+            f"data.train: expected the examples of the run that stopped, found no {min(wanted)!r} "
+            f"({len(wanted)} missing); give the files of that run"
+        )
+
+
+def try_example(
+    model: BlspForConditionalGeneration, batch: Batch, recipe: Recipe
+) -> tuple[float, float]:
+    """Return loss and norm of the gradient of a batch; nothing is changed."""
+    model.train().zero_grad()
+    set_frozen_to_eval(model, keep_llm=recipe.training.gradient_checkpointing)
+    device = model.device
+    moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.training.dtype == "bf16"):
+        loss = compute_loss(model, model, moved, recipe.loss)
+    loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return loss.item(), torch.nn.utils.get_total_norm(gradients).item()
