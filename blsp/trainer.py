@@ -313,6 +313,7 @@ class AlignmentTrainer(Trainer):
         """The weighted objectives over the response tokens of the whole step."""
         set_frozen_to_eval(self.bare_model, keep_llm=self.config.gradient_checkpointing)
         self._note(inputs)
+        self.late.count()
         items = None if num_items_in_batch is None else num_items_in_batch.clamp(min=1)
         objectives = self.loss_config.at(self.state.global_step)
         loss = compute_loss(model, self.bare_model, inputs, objectives, items)
