@@ -6,15 +6,17 @@ is measured is what is trained. A collated batch enters; losses and meters leave
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from blsp.config import DOTTED
 from blsp.dataset import ConversationDataset, Example
 from blsp.errors import InputError
+from blsp.extensions import find_named
 from blsp.losses import (
     Head,
     ResponseLoss,
@@ -49,9 +51,11 @@ class LossConfig:
     several times as fast."""
     temperature: float = 1.0
     """Of `response_kl`; its loss carries T squared."""
+    others: dict[str, float] = field(default_factory=dict, metadata={DOTTED: True})
+    """Weights of functions of installed packages, by dotted name; see `LossStep`."""
 
     def __post_init__(self) -> None:
-        weights = (self.response_kl, self.response_ce, self.ctc)
+        weights = (self.response_kl, self.response_ce, self.ctc, *self.others.values())
         if min(weights) < 0 or max(weights) <= 0:
             raise InputError(
                 "expected weights of 0 or more and one above 0, found response_kl "
@@ -72,11 +76,29 @@ class LossConfig:
         """The objectives of a step, counted from 0."""
         if step >= self.ctc_only_steps:
             return self
-        return replace(self, response_kl=0.0, response_ce=0.0)
+        return replace(self, response_kl=0.0, response_ce=0.0, others={})
 
 
 Batch = dict[str, Any]
 """What `Collator` gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossStep:
+    """What a loss of another package is given; it returns a sum over the response tokens, which is
+    divided by their number in the whole step."""
+
+    batch: Batch
+    student_states: Tensor
+    """(N, D) states that predict the response tokens, of the view with audio."""
+    teacher_states: Tensor
+    """(N, D) of the view with transcripts; no gradient."""
+    targets: Tensor
+    """(N,) the response tokens."""
+    head: Head
+    """Turns states into logits: ``head.logits(states)``."""
+    speech_embeds: Tensor
+    """(S, D) speech embeddings of all recordings in order, and a gradient to the adapter."""
 
 
 def head_of(model: BlspForConditionalGeneration) -> Head:
@@ -130,7 +152,7 @@ def compute_loss(
             those of the batch.
     """
     head = head_of(teacher)
-    responds = bool(config.response_kl or config.response_ce)
+    responds = bool(config.response_kl or config.response_ce or config.others)
     output = _run(model, _heard(batch), skip_llm=not responds)
     loss = head.weight.new_zeros((), dtype=torch.float32)
     if config.ctc:
@@ -138,8 +160,11 @@ def compute_loss(
     if not responds:
         return loss + 0.0 * _sum_trained(teacher.model.language_model)
     states = _response_states(output, batch["labels"], head)
-    if config.response_kl:
+    if config.response_kl or config.others:
         wanted = read(teacher, batch, head)
+    else:
+        wanted = states.new_empty(0)
+    if config.response_kl:
         found = response_kl(
             states, head, wanted, head, temperature=config.temperature, num_items=num_items
         )
@@ -148,6 +173,18 @@ def compute_loss(
         targets = response_targets(batch["labels"])
         found = response_ce(states, head, targets, num_items=num_items)
         loss = loss + config.response_ce * found.loss
+    if config.others:
+        step = LossStep(
+            batch=batch,
+            student_states=states,
+            teacher_states=wanted,  # type: ignore[arg-type]
+            targets=response_targets(batch["labels"]),
+            head=head,
+            speech_embeds=output.speech_embeds,  # type: ignore[arg-type]
+        )
+        items = max(len(states), 1) if num_items is None else num_items
+        for name, weight in config.others.items():
+            loss = loss + weight * find_named(name, key=f"loss.{name}")(step) / items
     return loss
 
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        return _dispatch(arguments)
+        return _dispatch(_import_packages(arguments))
     except (InputError, OSError) as error:
         if debug or not (message := _user_message(error)):
             raise
@@ -55,6 +55,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("blsp: interrupted", file=sys.stderr)
         return 130
+
+
+def _import_packages(arguments: list[str]) -> list[str]:
+    """Import the packages that ``--import`` names; return the other arguments."""
+    rest = list(arguments)
+    while "--import" in rest:
+        position = rest.index("--import")
+        if position + 1 == len(rest):
+            raise InputError("--import: expected the name of a package, found none")
+        name = rest[position + 1]
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise InputError(f"--import: expected an installed package, found {error}") from error
+        del rest[position : position + 2]
+    return rest
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -85,13 +101,16 @@ def _build_parser() -> argparse.ArgumentParser:
     listing = "\n".join(f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="blsp",
-        usage="blsp [--debug] COMMAND ...",
+        usage="blsp [--debug] [--import PACKAGE] COMMAND ...",
         description="Give an open language model ears, by behaviour alignment.",
         epilog=f"commands:\n{listing}\n\n`blsp COMMAND --help` says what a command takes.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"blsp {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument(
+        "--import", metavar="PACKAGE", help="import a package that a checkpoint names"
+    )
     return parser
 
 

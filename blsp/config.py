@@ -20,6 +20,10 @@ from blsp.errors import InputError, suggest
 
 C = TypeVar("C")
 
+DOTTED = "dotted"
+"""Metadata of the one dictionary field of a dataclass that takes its keys with a dot in them, as in
+`loss: {my_package.my_loss: 0.5}`."""
+
 _TAG = "tag:yaml.org,2002:"
 _COMMAND_LINE = "command line: "
 _DIGITS = "[0-9]+(_[0-9]+)*"
@@ -119,6 +123,9 @@ def _apply_override(root: yaml.Node, schema: Any, override: str) -> None:
             part, parts = ".".join(parts[depth:]), parts[: depth + 1]
         elif not is_dataclass(kind):
             raise _error(value, ".".join(parts[:depth]), "expected one value, found keys below it")
+        elif part not in _hints(kind) and depth < len(parts) - 1 and (rest := _dotted(kind)):
+            part, parts = ".".join(parts[depth:]), parts[: depth + 1]
+            kind = get_args(_hints(kind)[rest])[1]
         else:
             kind = _field_kind(kind, part, value, ".".join(parts[:depth]))
         if not isinstance(node, yaml.MappingNode):
@@ -160,18 +167,23 @@ def _set(mapping: yaml.MappingNode, name: str, value: yaml.Node) -> None:
 def _build(node: yaml.Node, schema: Any, key: str) -> Any:
     entries = _entries(node, key)
     hints = _hints(schema)
-    for name, (key_node, _) in entries.items():
-        if name not in hints:
-            raise _unknown_key(key_node, key, name, hints)
+    rest, others = _dotted(schema), {}
+    for name, (key_node, child) in list(entries.items()):
+        if name not in hints and rest and "." in name:
+            others[name] = _convert(child, get_args(hints[rest])[1], _join(key, name))
+            del entries[name]
+        elif name not in hints or name == rest:
+            raise _unknown_key(key_node, key, name, {k: v for k, v in hints.items() if k != rest})
     missing = [name for name in _required(schema) if name not in entries]
     if missing:
         names = ", ".join(repr(_join(key, name)) for name in missing)
         raise _error(node, "", f"expected the key {names}, found none; add it")
     values = {
-        name: _convert(child, hints[name], _join(key, name)) for name, (_, child) in entries.items()
+        _names(schema)[name]: _convert(child, hints[name], _join(key, name))
+        for name, (_, child) in entries.items()
     }
     try:
-        return schema(**values)
+        return schema(**values, **({rest: others} if rest else {}))
     except InputError as error:  # from the dataclass's own check
         raise _error(node, key, str(error)) from error
 
@@ -311,13 +323,23 @@ def _join(key: str, name: str) -> str:
 
 
 def _hints(schema: Any) -> dict[str, Any]:
+    """Type of each key."""
     hints = get_type_hints(schema)
-    return {field.name: hints[field.name] for field in fields(schema) if field.init}
+    return {key: hints[name] for key, name in _names(schema).items()}
+
+
+def _names(schema: Any) -> dict[str, str]:
+    """Field of each key: `class_` is written `class`, which Python would not allow."""
+    return {field.name.removesuffix("_"): field.name for field in fields(schema) if field.init}
+
+
+def _dotted(schema: Any) -> str | None:
+    return next((field.name for field in fields(schema) if field.metadata.get(DOTTED)), None)
 
 
 def _required(schema: Any) -> list[str]:
     return [
-        field.name
+        field.name.removesuffix("_")
         for field in fields(schema)
         if field.init and field.default is MISSING and field.default_factory is MISSING
     ]
@@ -334,7 +356,11 @@ def _without_none(kind: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        rest = _dotted(value)
+        plain = {
+            key: _plain(getattr(value, name)) for key, name in _names(value).items() if name != rest
+        }
+        return plain | (_plain(getattr(value, rest)) if rest else {})
     if isinstance(value, dict):
         return {name: _plain(child) for name, child in value.items()}
     if isinstance(value, list | tuple):

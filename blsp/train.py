@@ -21,6 +21,7 @@ from blsp.caching import FeatureCache
 from blsp.checkpoint import is_complete
 from blsp.dataset import ConversationDataset
 from blsp.errors import InputError, suggest
+from blsp.extensions import import_named
 from blsp.manifest import AudioPart
 from blsp.model import (
     BlspForConditionalGeneration,
@@ -125,6 +126,7 @@ def build_parts(recipe: Recipe) -> Parts:
     Raises:
         InputError: one line on what cannot work.
     """
+    import_extensions(recipe)
     set_seed(recipe.training.seed)
     model, processor = build_model(recipe)
     train = build_dataset(recipe, model, processor, recipe.data.train)
@@ -136,6 +138,14 @@ def build_parts(recipe: Recipe) -> Parts:
         )
     model.config.trained_max_seconds = float(train.durations.max())
     return Parts(model=model, processor=processor, train=train, dev=dev)
+
+
+def import_extensions(recipe: Recipe) -> None:
+    """Import what the recipe names of other packages: a recipe is its user's own."""
+    if recipe.model.adapter.class_:
+        import_named(recipe.model.adapter.class_, key="model.adapter.class")
+    for name in recipe.loss.others:
+        import_named(name, key=f"loss.{name}")
 
 
 def build_model(recipe: Recipe) -> tuple[BlspForConditionalGeneration, BlspProcessor]:

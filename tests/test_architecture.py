@@ -18,6 +18,7 @@ MODULES = [
     "shipped",
     "files",
     "config",
+    "extensions",
     "hardware",
     "archive",
     "container",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from blsp.config import dump_config, load_config, parse_config
+from blsp.config import DOTTED, dump_config, load_config, parse_config
 from blsp.errors import InputError
 
 
@@ -403,3 +403,23 @@ def test_a_value_of_any_kind_is_read_as_it_is_written() -> None:
 def test_a_value_of_any_kind_is_not_guessed_at(value: str) -> None:
     with pytest.raises(InputError, match=r"variables\.x: expected a text, found"):
         parse_config(Template, f"variables: {{x: {value}}}", name="r.yaml")
+
+
+@dataclass(frozen=True)
+class Weights:
+    ours: float = 1.0
+    class_: str | None = None
+    others: dict[str, float] = field(default_factory=dict, metadata={DOTTED: True})
+
+
+def test_keys_with_a_dot_go_to_the_field_that_takes_them() -> None:
+    text = "ours: 2.0\nmy_package.my_loss: 0.5\nclass: a.B\n"
+    found = parse_config(Weights, text, name="x", overrides=["a.b.c=3", "class=d.E"])
+    assert found == Weights(2.0, "d.E", {"my_package.my_loss": 0.5, "a.b.c": 3.0})
+    assert parse_config(Weights, dump_config(found), name="x") == found
+
+
+@pytest.mark.parametrize("key", ["our", "others", "class_"])
+def test_a_key_without_a_dot_must_be_known(key: str) -> None:
+    with pytest.raises(InputError, match=f"expected a known key, found '{key}'"):
+        parse_config(Weights, f"{key}: 1", name="x")

@@ -6,12 +6,13 @@ integer arithmetic, so it takes an int or a tensor of ints. Rows after an uttera
 reach a valid output, so that a batch gives what its rows give alone.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from blsp.extensions import find_named
 from blsp.model.configuration import AdapterConfig, BlspConfig
 from blsp.model.encoder import encoder_lengths
 
@@ -25,6 +26,8 @@ def conv_length(length: Length) -> Length:
 
 def adapter_length(config: AdapterConfig, rows: Length) -> Length:
     """Speech embeddings that so many encoder rows become; none for none."""
+    if config.class_:
+        return adapter_class(config).output_length(rows, **config.options)
     if config.kind == "stack":
         return -(-rows // config.stack_factor)
     for _ in config.kernel_sizes:
@@ -142,14 +145,26 @@ def _normalize(norm: nn.RMSNorm, hidden: Tensor) -> Tensor:
     return norm(hidden.to(norm.weight.dtype))
 
 
-Adapter = ConvAdapter | StackAdapter
+def adapter_class(config: AdapterConfig) -> Any:
+    """The class of an adapter.
+
+    One of another package is a ``torch.nn.Module`` built with ``input_size``, ``output_size`` and
+    the recipe's options. Its ``forward`` is that of `ConvAdapter`; its static method
+    ``output_length(rows, **options)`` says how many embeddings so many encoder rows become, for an
+    int and a tensor of ints; ``reset_parameters()`` initialises it.
+    """
+    if config.class_:
+        return find_named(config.class_, key="adapter.class")
+    return StackAdapter if config.kind == "stack" else ConvAdapter
 
 
-def build_adapter(config: BlspConfig) -> Adapter:
+def build_adapter(config: BlspConfig) -> nn.Module:
     """The adapter between the encoder's width and the language model's embeddings."""
-    kind = StackAdapter if config.adapter.kind == "stack" else ConvAdapter
-    return kind(
-        config.adapter,
-        input_size=config.audio_config.d_model,  # type: ignore[union-attr]
-        output_size=config.get_text_config(decoder=True).hidden_size,
-    )
+    widths = {
+        "input_size": config.audio_config.d_model,  # type: ignore[union-attr]
+        "output_size": config.get_text_config(decoder=True).hidden_size,
+    }
+    kind = adapter_class(config.adapter)
+    if config.adapter.class_:
+        return kind(**widths, **config.adapter.options)
+    return kind(config.adapter, **widths)

@@ -6,7 +6,7 @@ fingerprints, how audio is padded, which token stands for speech, and how long a
 model has heard in training.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
@@ -30,6 +30,10 @@ class AdapterConfig:
 
     kind: AdapterKind = "conv"
     """`conv`: strided convolutions (BLSP); `stack`: stacked frames and an MLP (Ultravox)."""
+    class_: str | None = None
+    """Dotted name of a class of an installed package, in place of ``kind``."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What that class is built with, beside the widths."""
     kernel_sizes: tuple[int, ...] = (5, 5, 5)
     """conv: odd kernel of each convolution; each one halves the rate."""
     bottleneck_size: int = 512
@@ -53,15 +57,19 @@ class AdapterConfig:
             )
         object.__setattr__(self, "kernel_sizes", tuple(self.kernel_sizes))  # JSON gives a list
         self._check_numbers()
-        foreign = [name for name in self._set_by_user() if name not in _FIELDS[self.kind]]
+        known = ("class_", "options") if self.class_ else _FIELDS[self.kind]
+        named = self.class_ or f"kind {self.kind!r}"
+        foreign = [name for name in self._set_by_user() if name not in known]
         if foreign:
             raise InputError(
-                f"adapter.{foreign[0]}: expected the numbers of kind {self.kind!r} "
-                f"({', '.join(_FIELDS[self.kind])}), found one of another kind; remove it"
+                f"adapter.{foreign[0]}: expected the numbers of {named} "
+                f"({', '.join(known)}), found one of another kind; remove it"
             )
 
     def to_dict(self) -> dict[str, Any]:
         """The kind and its own numbers, as JSON types."""
+        if self.class_:
+            return {"class": self.class_, "options": dict(self.options)}
         kept = {name: value for name, value in asdict(self).items() if name in _FIELDS[self.kind]}
         if "kernel_sizes" in kept:
             kept["kernel_sizes"] = list(kept["kernel_sizes"])
@@ -70,17 +78,18 @@ class AdapterConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "AdapterConfig":
         """Build from JSON, refusing keys it does not know."""
-        known = [field.name for field in fields(cls)]
+        known = {field.name.removesuffix("_"): field.name for field in fields(cls)}
         for name in values:
             if name not in known:
                 raise InputError(
                     f"adapter: expected its known keys, found {name!r}; {suggest(name, known)}"
                 )
-        return cls(**values)
+        return cls(**{known[name]: value for name, value in values.items()})
 
     def _set_by_user(self) -> list[str]:
         numbers = [field for field in fields(self) if field.name != "kind"]
-        return [field.name for field in numbers if getattr(self, field.name) != field.default]
+        standard = {"options": {}} | {n.name: n.default for n in numbers if n.name != "options"}
+        return [name for name, value in standard.items() if getattr(self, name) != value]
 
     def _check_numbers(self) -> None:
         kernels = self.kernel_sizes

@@ -23,8 +23,7 @@ from transformers.utils.generic import ModelOutput
 from blsp.checkpoint import check_complete, read_delta
 from blsp.errors import InputError
 from blsp.model.adapter import (
-    ConvAdapter,
-    StackAdapter,
+    adapter_class,
     build_adapter,
     length_mask,
     num_speech_tokens,
@@ -73,8 +72,8 @@ class BlspPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # Encoder and language model initialise themselves; only the adapter is ours.
-        if isinstance(module, ConvAdapter | StackAdapter):
-            module.reset_parameters()
+        if isinstance(module, adapter_class(self.config.adapter)):
+            module.reset_parameters()  # type: ignore[operator]
 
     @classmethod
     def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
