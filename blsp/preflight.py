@@ -15,13 +15,14 @@ from torch import nn
 from blsp.alignment import Batch, LossConfig, compute_loss
 from blsp.collator import Collator
 from blsp.dataset import ConversationDataset, Example
+from blsp.memory import forecast_memory, shape_of
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.progress import describe_seconds
 from blsp.rendering import CLOSE, OPEN, mark_trained
 from blsp.sampler import DurationBatchSampler
 from blsp.trainer import TrainingConfig, check_gradients, set_frozen_to_eval
 
-_TIMED_STEPS = 2
+_TIMED_STEPS = 5
 
 
 def describe_modules(model: BlspForConditionalGeneration) -> list[str]:
@@ -88,7 +89,11 @@ def try_batch(
 
 
 def describe_run(
-    dataset: ConversationDataset, config: TrainingConfig, seconds: float, world: int
+    model: nn.Module,
+    dataset: ConversationDataset,
+    config: TrainingConfig,
+    seconds: float,
+    world: int,
 ) -> list[str]:
     """How many steps, how long at most, and how large a checkpoint gets."""
     sampler = DurationBatchSampler(dataset.durations, dataset.tokens, config.batches(), world=world)
@@ -96,10 +101,13 @@ def describe_run(
     steps = config.steps or math.ceil(an_epoch * (config.epochs or 0))
     hours = float(dataset.durations.sum()) / 3600
     whole = describe_seconds(seconds * config.accumulation * steps)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    stored = 4 * trained * (3 * (config.keep_checkpoints + 1) + 1)
     return [
         f"{len(dataset):,} conversations, {hours:,.2f} h of audio, {an_epoch:,} steps an epoch",
         f"{steps:,} steps ({steps / an_epoch:.1f} epochs) take at most {whole} here, at "
         f"{seconds:.3f} s for the largest batch, without evaluation",
+        f"checkpoints take {stored / 1e9:.2f} GB of disk, one more while it is written",
     ]
 
 
@@ -117,6 +125,12 @@ def run_preflight(
     """
     examples = [dataset[index] for index in find_largest_batch(dataset, config)]
     batch = Collator(processor.tokenizer.pad_token_id)(examples)  # type: ignore[arg-type]
+    forecast = forecast_memory(
+        model,
+        shape_of(batch),
+        checkpointing=config.gradient_checkpointing,
+        bf16=config.dtype == "bf16",
+    )
     value, seconds = try_batch(model, batch, loss, config)
     readable = next((example for example in examples if example.unreadable is None), None)
     shown = describe_example(readable, processor) if readable else ["no audio could be read"]
@@ -124,5 +138,6 @@ def run_preflight(
         *describe_modules(model),
         *shown,
         f"loss {value:.4f} on {len(examples)} examples; every trained weight has a gradient",
-        *describe_run(dataset, config, seconds, world=1),
+        forecast.line(),
+        *describe_run(model, dataset, config, seconds, world=1),
     ]

@@ -46,6 +46,7 @@ MODULES = [
     "guards",
     "trainer",
     "progress",
+    "memory",
     "preflight",
     "recipe",
     "replay",
