@@ -160,7 +160,8 @@ def test_two_killed_processes_go_on_to_the_bit(folder: Path, tmp_path: Path) -> 
     check_same(tmp_path / "whole" / "run", tmp_path / "killed" / "run")
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_told_to_end_saves_and_goes_on(processes: int, folder: Path, tmp_path: Path) -> None:
     recipe = write_recipe(folder, tmp_path)
     run = tmp_path / "run"

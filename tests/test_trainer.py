@@ -1,6 +1,8 @@
 """Training on a tiny random model: what falls, what stays, what adds up, and what stops it."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -333,6 +335,26 @@ class _StopAt(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_training_stop = state.global_step == self.step
+
+
+def test_sigterm_ends_the_step_and_saves(folder: Path, tmp_path: Path) -> None:
+    class Scheduler(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = build(folder, configure(tmp_path / "whole", steps=5))
+    whole.train()
+    stopped = build(folder, configure(tmp_path / "stopped", steps=5))
+    stopped.add_callback(Scheduler())
+    stopped.train()
+    assert stopped.signal.stopped
+    (saved,) = find_checkpoints(tmp_path / "stopped")
+    assert saved.name == "checkpoint-3"
+    rest = build(folder, configure(tmp_path / "stopped", steps=5))
+    rest.train(resume_from_checkpoint=str(saved))
+    first, second = weights(whole), weights(rest)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_checkpoint_holds_what_is_trained_and_loads_without_pickles(

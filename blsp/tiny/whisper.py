@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, ctc_loss
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
@@ -177,7 +177,9 @@ def speech_loss(
     phoneme = cross_entropy(
         heads.phoneme(middle[inside]).float(), batch.phonemes[inside], ignore_index=-100
     )
-    word = cross_entropy(heads.word(encoded[inside]).float(), batch.words[inside])
+    spoken = heads.word(encoded).float()
+    word = cross_entropy(spoken[inside], batch.words[inside])
+    spelt = _word_sequence_loss(spoken, batch.words, lengths)
     pooled = (encoded * inside[..., None]).sum(1) / lengths[:, None]
     emotion = cross_entropy(heads.emotion(pooled).float(), batch.emotions)
     given = batch.tokens[:, :-1].clamp(min=0)
@@ -193,14 +195,40 @@ def speech_loss(
     logits = model.proj_out(decoded.last_hidden_state[kept]).float()
     text = cross_entropy(logits, wanted[kept], label_smoothing=0.05)
     right = (logits.argmax(-1) == wanted[kept]).float().mean()
-    loss = text + 0.4 * phoneme + 0.3 * word + 2.0 * emotion
+    loss = text + 0.4 * phoneme + word + spelt + 2.0 * emotion
     return loss, {
         "text": text.item(),
         "right": right.item(),
         "phoneme": phoneme.item(),
         "word": word.item(),
+        "spelt": spelt.item(),
         "emotion": emotion.item(),
     }
+
+
+def _word_sequence_loss(spoken: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+    """CTC per spoken word, silence (0) as the blank: a row that says another word within a word
+    costs little in the frame loss and is a wrong word to whoever reads the rows in order.
+
+    Args:
+        spoken: word scores (B, S, W).
+        words: the word of every row (B, S); -100 and rows beyond ``lengths`` are not read.
+        lengths: rows of each utterance (B,).
+    """
+    targets = [
+        torch.unique_consecutive(row[:length]) for row, length in zip(words, lengths, strict=True)
+    ]
+    targets = [row[row > 0] for row in targets]
+    counts = torch.tensor([len(row) for row in targets], device=lengths.device)
+    total = ctc_loss(
+        spoken.log_softmax(-1).transpose(0, 1),
+        torch.cat(targets),
+        lengths,
+        counts,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    return total / counts.sum().clamp(min=1)
 
 
 @torch.no_grad()
