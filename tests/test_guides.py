@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_train import RECIPE
+from training import save_models, write_conversations
 
 from blsp.cli import COMMANDS, main
 from blsp.manifest import read_manifest
@@ -180,3 +182,17 @@ def test_every_command_of_the_checks_works(folder: Path) -> None:
     recipe = Path("starter.yaml").rename("recipe.yaml")
     edit(recipe, f"  train: [{conversations}]\n  dev: [{conversations}]\n  llm: path/to/llm\n")
     run(commands(FOLDER / "when-it-does-not-learn.md"))
+
+
+def test_every_command_about_lora_and_few_bits_works(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_models(folder)
+    write_conversations(folder / "data")
+    (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder, output="runs/first"))
+    run(commands(FOLDER / "lora-and-4bit.md"))
+    told = capsys.readouterr().out
+    assert told.count("memory of the largest batch: ") == 2
+    assert told.count("all that could be checked holds") == 3
+    assert "answers of 16 tokens equal, logits within" in told
+    assert not (folder / "runs" / "first").exists()
