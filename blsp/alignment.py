@@ -160,10 +160,9 @@ def compute_loss(
     if not responds:
         return loss + 0.0 * _sum_trained(teacher.model.language_model)
     states = _response_states(output, batch["labels"], head)
+    wanted: Any = None
     if config.response_kl or config.others:
         wanted = read(teacher, batch, head)
-    else:
-        wanted = states.new_empty(0)
     if config.response_kl:
         found = response_kl(
             states, head, wanted, head, temperature=config.temperature, num_items=num_items
@@ -177,7 +176,7 @@ def compute_loss(
         step = LossStep(
             batch=batch,
             student_states=states,
-            teacher_states=wanted,  # type: ignore[arg-type]
+            teacher_states=wanted,
             targets=response_targets(batch["labels"]),
             head=head,
             speech_embeds=output.speech_embeds,  # type: ignore[arg-type]

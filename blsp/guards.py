@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -61,12 +60,10 @@ class LateProcess(TrainerCallback):
 
     Args:
         seconds: how long the others may wait.
-        stop: called with a line on who is late; it must end the process, whose main thread may
-            hang in a collective.
     """
 
-    def __init__(self, seconds: float, stop: Callable[[str], Any] | None = None) -> None:
-        self._limit, self._stop = seconds, stop or _stop_process
+    def __init__(self, seconds: float) -> None:
+        self._limit = seconds
         self._store: Any = None
         self._ended = threading.Event()
 
@@ -97,14 +94,14 @@ class LateProcess(TrainerCallback):
                 furthest, since = max(counts), time.monotonic()
             late = [rank for rank, count in enumerate(counts) if count < furthest]
             if late and time.monotonic() - since > self._limit:
-                self._stop(
+                _stop_process(
                     f"expected all processes to go on together, found that the others have waited "
                     f"{self._limit:g} s for process {', '.join(map(str, late))}; see what it "
                     "prints, whether its data can be read, or raise training.late_process_seconds"
                 )
-                return
 
 
 def _stop_process(line: str) -> None:
+    """End at once: the main thread may hang in a collective."""
     print(f"blsp: {line}", file=sys.stderr, flush=True)
     os._exit(2)

@@ -2,9 +2,9 @@
 
 Weights, gradients and optimizer state are counted. Activations are found by running the language
 model and the adapter on torch's meta device, where tensors have shapes and no numbers: what
-autograd keeps for the backward pass is exact, for any architecture, at any size. What exists for a
-moment only (logits of a chunk, the widest layer, a weight that is unpacked) is estimated. A
-model and the shape of a batch enter; bytes leave.
+autograd keeps for the backward pass is counted, for any architecture, at any size; of fused
+attention what its kernels keep. What exists for a moment only (logits of a chunk, the widest layer,
+a weight that is unpacked) is estimated. A model and the shape of a batch enter; bytes leave.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ from blsp.model.modeling import WINDOWS_AT_ONCE
 
 _COPIES_OF_LOGITS = 4
 """Of a chunk, in float32, at the peak of a response loss; one more under a soft cap."""
-_NF4 = 4
+_FUSED = "blsp_fused"
 _WIDEST = 3
 """Tensors of a layer's inner width that exist together, in a forward pass that keeps nothing."""
 
@@ -133,6 +133,8 @@ def count_activations(
     bf16: bool,
 ) -> int:
     """Return the bytes that autograd keeps for the backward pass of adapter and language model."""
+    ALL_ATTENTION_FUNCTIONS.register(_FUSED, _fused)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_FUSED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     # A copy: the attention is noted in it, and the model reads its own from there.
     text_config: Any = deepcopy(config.get_text_config(decoder=True))
     with torch.device("meta"):
@@ -213,11 +215,6 @@ def _fused(
     return _FusedAttention.apply(query, key, value).transpose(1, 2).contiguous(), None  # type: ignore[union-attr]
 
 
-_FUSED = "blsp_fused"
-ALL_ATTENTION_FUNCTIONS.register(_FUSED, _fused)
-ALL_MASK_ATTENTION_FUNCTIONS.register(_FUSED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-
-
 def _unpacked(model: nn.Module) -> int:
     """Bytes of the largest quantised weight in 16 bits: it is unpacked to be multiplied with."""
     sizes = [
@@ -239,23 +236,3 @@ def shape_of(batch: dict[str, Any]) -> BatchShape:
         recordings=0 if features is None else features.shape[0],
         frames=0 if features is None else features.shape[-1],
     )
-
-
-def quantised_bytes(language_model: nn.Module, bits: int) -> int:
-    """Bytes of a language model whose linear layers but the head are held in so many bits.
-
-    NF4 with double quantisation keeps a byte for 64 weights and four for 64 x 256, LLM.int8() four
-    for each output.
-    """
-    head = language_model.get_output_embeddings()  # type: ignore[operator]
-    linear = {
-        id(module.weight): module
-        for module in language_model.modules()
-        if isinstance(module, nn.Linear) and module is not head
-    }
-    total = sum(2 * p.numel() for p in language_model.parameters() if id(p) not in linear)
-    for module in linear.values():
-        count = module.weight.numel()
-        scales = count / 64 + 4 * count / (64 * 256) if bits == _NF4 else 4 * module.out_features
-        total += round(count * bits / 8 + scales)
-    return total

@@ -71,21 +71,28 @@ def try_batch(
     model: BlspForConditionalGeneration, batch: Batch, loss: LossConfig, config: TrainingConfig
 ) -> tuple[float, float]:
     """Run forward and backward on a batch and check the gradients; return loss and seconds."""
-    model.train()
-    set_frozen_to_eval(model, keep_llm=config.gradient_checkpointing)
-    device = model.device
-    moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     value, seconds = math.nan, math.inf
     for _ in range(_TIMED_STEPS):  # the first one sets up kernels
         begun = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bf16"):
-            result = compute_loss(model, model, moved, loss)
-        result.backward()
-        value = result.item()
+        value = run_backward(model, batch, loss, config)
         seconds = min(seconds, time.perf_counter() - begun)
         check_gradients(model)
-        model.zero_grad()
+    model.zero_grad()
     return value, seconds
+
+
+def run_backward(
+    model: BlspForConditionalGeneration, batch: Batch, loss: LossConfig, config: TrainingConfig
+) -> float:
+    """Run forward and backward on a batch as training would; return the loss, leave gradients."""
+    model.train().zero_grad()
+    set_frozen_to_eval(model, keep_llm=config.gradient_checkpointing)
+    device = model.device
+    moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bf16"):
+        result = compute_loss(model, model, moved, loss)
+    result.backward()
+    return result.item()
 
 
 def describe_run(

@@ -25,6 +25,8 @@ from blsp.trainer import AlignmentTrainer, spread
 
 LOG = "log.jsonl"
 MAX_NEW_TOKENS = 48
+SHOWN = 2
+"""Answers of each evaluation that a person sees."""
 
 
 class Progress(TrainerCallback):
@@ -89,13 +91,10 @@ class FixedUtterances:
         dataset: conversations; those with audio are taken, evenly spread.
         processor: of the model that answers.
         count: how many are answered and scored.
-        shown: how many of them can be read.
     """
 
-    def __init__(
-        self, dataset: ConversationDataset, processor: BlspProcessor, count: int, shown: int = 2
-    ) -> None:
-        self.dataset, self.processor, self.shown = dataset, processor, shown
+    def __init__(self, dataset: ConversationDataset, processor: BlspProcessor, count: int) -> None:
+        self.dataset, self.processor = dataset, processor
         heard = [i for i, seconds in enumerate(dataset.durations) if seconds > 0]
         self.indices = [heard[i] for i in spread(len(heard), count)]
 
@@ -118,7 +117,7 @@ class FixedUtterances:
         errors = count_errors(word_error_rate(pair_texts(wanted, written))) if indices else {}
         wrong = sum(errors.get(kind, 0) for kind in "SDI")
         words = sum(errors.get(kind, 0) for kind in "SDH")
-        return lines[: self.shown], torch.tensor([wrong, words], dtype=torch.float64)
+        return lines[:SHOWN], torch.tensor([wrong, words], dtype=torch.float64)
 
     def _build_prompt(self, index: int) -> SpeechPrompt:
         conversation, root = self.dataset.read_conversation(index)

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from blsp.alignment import Batch, compute_loss
 from blsp.collator import Collator
 from blsp.dataset import ConversationDataset, Example
 from blsp.errors import InputError
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.model.modeling import apply_delta
+from blsp.preflight import run_backward
 from blsp.recipe import Recipe
-from blsp.trainer import FAILED_BATCH, FAILED_WEIGHTS, set_frozen_to_eval
+from blsp.trainer import FAILED_BATCH, FAILED_WEIGHTS
 
 
 def read_failed(output: Path) -> dict[str, Any]:
@@ -57,7 +57,9 @@ def replay_batch(
     guilty = 0
     collate = Collator(processor.tokenizer.pad_token_id)  # type: ignore[arg-type]
     for example in find_examples(dataset, failed["ids"]):
-        loss, norm = try_example(model, collate([example]), recipe)
+        loss = run_backward(model, collate([example]), recipe.loss, recipe.training)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
         finite = math.isfinite(loss) and math.isfinite(norm)
         guilty += not finite
         mark = "  " if finite else "->"
@@ -85,18 +87,3 @@ def find_examples(dataset: ConversationDataset, ids: Sequence[str]) -> Iterator[
             f"data.train: expected the examples of the run that stopped, found no {min(wanted)!r} "
             f"({len(wanted)} missing); give the files of that run"
         )
-
-
-def try_example(
-    model: BlspForConditionalGeneration, batch: Batch, recipe: Recipe
-) -> tuple[float, float]:
-    """Return loss and norm of the gradient of a batch; nothing is changed."""
-    model.train().zero_grad()
-    set_frozen_to_eval(model, keep_llm=recipe.training.gradient_checkpointing)
-    device = model.device
-    moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.training.dtype == "bf16"):
-        loss = compute_loss(model, model, moved, recipe.loss)
-    loss.backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return loss.item(), torch.nn.utils.get_total_norm(gradients).item()

@@ -187,13 +187,15 @@ def is_lora(name: str) -> bool:
 def merge_lora(language_model: nn.Module) -> None:
     """Add LoRA to the weights it stands beside, and take it out."""
     from peft.tuners.lora import LoraLayer
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for name, module in list(language_model.named_modules()):
-        if not isinstance(module, LoraLayer) or not isinstance(module, BaseTunerLayer):
-            continue
-        base: Any = module.get_base_layer()
-        delta = module.get_delta_weight(ADAPTER)  # type: ignore[operator]
+    layers: list[tuple[str, Any]] = [
+        (name, module)
+        for name, module in language_model.named_modules()
+        if isinstance(module, LoraLayer)
+    ]
+    for name, layer in layers:
+        base = layer.get_base_layer()
+        delta = layer.get_delta_weight(ADAPTER)
         base.weight.copy_((base.weight.float() + delta).to(base.weight.dtype))
         parent = language_model.get_submodule(name.rpartition(".")[0])
         setattr(parent, name.rpartition(".")[2], base)
