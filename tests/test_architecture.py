@@ -49,6 +49,7 @@ MODULES = [
     "memory",
     "preflight",
     "recipe",
+    "sizing",
     "replay",
     "train",
     "behaviours",

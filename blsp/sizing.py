@@ -1,0 +1,114 @@
+"""How large a recipe's model is, from the configurations of its base models alone.
+
+Everything is built on torch's meta device, where tensors have shapes and no numbers, so a model of
+any size is measured in seconds before anything is downloaded. Quantised weights are counted by how
+they are stored. A recipe and two configurations enter; a model without numbers and a `Forecast`
+leave.
+"""
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, WhisperConfig
+
+from blsp.dataset import FRAMES_PER_SECOND
+from blsp.memory import BatchShape, Forecast, forecast_memory, held_bytes
+from blsp.model import BlspConfig, BlspForConditionalGeneration
+from blsp.model.encoder import BlspWhisperEncoder
+from blsp.model.lora import is_lora
+from blsp.recipe import Recipe
+
+SECONDS = 10.0
+"""Of a recording, where no data says how long they are."""
+_NF4 = 4
+
+
+def forecast_recipe(
+    recipe: Recipe, llm_config: PreTrainedConfig, encoder_config: WhisperConfig
+) -> Forecast:
+    """Return what a step takes on one device, on a batch as large as the recipe allows.
+
+    Args:
+        recipe: a dtype of `auto` counts as bf16, which it is on GPUs that have it.
+        llm_config: of the language model.
+        encoder_config: of the Whisper.
+    """
+    bf16 = recipe.training.dtype != "fp32"
+    model = build_meta(recipe, llm_config, encoder_config)
+    found = forecast_memory(
+        model,
+        largest_batch(recipe),
+        checkpointing=recipe.training.gradient_checkpointing,
+        bf16=bf16,
+    )
+    bits = recipe.model.llm_bits
+    if bits == 16:
+        return found
+    llm: Any = model.model.language_model
+    whole = held_bytes(parameter for name, parameter in llm.named_parameters() if not is_lora(name))
+    held, largest = count_quantised(llm, bits)
+    return replace(found, weights=found.weights - whole + held, passing=found.passing + 2 * largest)
+
+
+def build_meta(
+    recipe: Recipe, llm_config: PreTrainedConfig, encoder_config: WhisperConfig
+) -> BlspForConditionalGeneration:
+    """Compose the model of a recipe on the meta device, as `compose` would."""
+    dtype = torch.float32 if recipe.training.dtype == "fp32" else torch.bfloat16
+    wanted = recipe.model
+    config = BlspConfig(
+        audio_config=encoder_config,
+        text_config=deepcopy(llm_config),
+        audio_token_id=0,
+        adapter_config=wanted.adapter.to_dict(),
+        lora_config=wanted.lora.to_dict(),
+        audio_padding=wanted.audio_padding,
+    )
+    with torch.device("meta"):
+        llm = AutoModelForCausalLM.from_config(config.get_text_config(decoder=True))
+        encoder = BlspWhisperEncoder(encoder_config)
+        for part in (llm, encoder):
+            nn.Module.to(part, dtype)
+        return BlspForConditionalGeneration.assemble(config, llm, encoder)
+
+
+def largest_batch(recipe: Recipe) -> BatchShape:
+    """The bounds of a recipe filled with recordings of `SECONDS`."""
+    training = recipe.training
+    rows = max(1, min(training.batch_examples, int(training.batch_seconds / SECONDS)))
+    tokens = training.batch_tokens // rows
+    return BatchShape(
+        rows=rows,
+        heard_tokens=tokens,
+        read_tokens=tokens,
+        recordings=rows,
+        frames=int(SECONDS * FRAMES_PER_SECOND),
+    )
+
+
+def count_quantised(language_model: nn.Module, bits: int) -> tuple[int, int]:
+    """Return bytes of a language model whose linear layers but the head are held in so many bits,
+    and the weights of its largest such layer.
+
+    NF4 with double quantisation keeps a byte for 64 weights and four for 64 x 256, LLM.int8() four
+    for each output; the rest has 16 bits.
+    """
+    head = language_model.get_output_embeddings()  # type: ignore[operator]
+    linear = {
+        id(module.weight): module
+        for name, module in language_model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and not is_lora(name)
+    }
+    total = sum(
+        2 * parameter.numel()
+        for name, parameter in language_model.named_parameters()
+        if id(parameter) not in linear and not is_lora(name)
+    )
+    for module in linear.values():
+        count = module.weight.numel()
+        scales = count / 64 + 4 * count / (64 * 256) if bits == _NF4 else 4 * module.out_features
+        total += round(count * bits / 8 + scales)
+    return total, max(module.weight.numel() for module in linear.values())
