@@ -1,8 +1,8 @@
 """`blsp data`: looking at manifests and conversations before they cost a training run.
 
 `validate` lists what is wrong with a file, with `--decode` in its audio too. `show` prints one row,
-with `--llm` as the student and the teacher will see it, trained tokens marked. Nothing is written;
-the exit code is 1 where something is wrong.
+with `--llm` as the student and the teacher will see it, trained tokens marked. `supervise` writes
+conversations whose answers a manifest knows. The exit code is 1 where something is wrong.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from blsp.validation import Report, validate
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `validate` or `show`."""
-    parser = argparse.ArgumentParser(prog="blsp data", description="Look at data before training.")
+    """Run `validate`, `show` or `supervise`."""
+    parser = argparse.ArgumentParser(prog="blsp data", description="Look at data, and add answers.")
     actions = parser.add_subparsers(dest="action", required=True)
     check = actions.add_parser("validate", help="list what is wrong with a file of JSON lines")
     check.add_argument("path", type=Path, help="manifest or conversations")
@@ -44,10 +44,41 @@ def main(argv: Sequence[str]) -> int:
     show.add_argument("path", type=Path, help="manifest or conversations")
     show.add_argument("--id", help="which row (default: the first)")
     show.add_argument("--llm", type=Path, help="folder of the model whose tokens to show")
+    add = actions.add_parser("supervise", help="write conversations with a manifest's own answers")
+    add.add_argument("path", type=Path, help="manifest")
+    add.add_argument(
+        "--answer", required=True, help="field of the answer: text, intent, translation.de"
+    )
+    add.add_argument(
+        "--prompt",
+        action="append",
+        required=True,
+        help="what is asked; {audio} on a line of its own, {labels} for all answers (repeatable)",
+    )
+    add.add_argument("--out", type=Path, required=True, help="conversations to write (.jsonl)")
     options = parser.parse_args(argv)
+    if options.action == "supervise":
+        return run_supervise(options, argv)
     if options.action == "validate":
         return run_validate(options.path, decode=options.decode, limit=options.limit)
     print(describe_row(options.path, options.id, options.llm))
+    return 0
+
+
+def run_supervise(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Write the conversations and say how many."""
+    from blsp.arguments import join_command
+    from blsp.supervision import write_answers
+
+    counts = write_answers(
+        options.path,
+        options.out,
+        answer=options.answer,
+        prompts=options.prompt,
+        command=join_command("data", argv),
+    )
+    without = counts["without an answer"]
+    print(f"{options.out}: {counts['written']} conversations; without an answer: {without}")
     return 0
 
 

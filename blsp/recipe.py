@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 from blsp.alignment import LossConfig
 from blsp.config import dump_config, parse_config
@@ -19,6 +19,8 @@ from blsp.errors import InputError, suggest
 from blsp.model.configuration import AdapterConfig, AudioPadding, LoraConfig
 from blsp.rendering import Trained
 from blsp.trainer import TrainingConfig
+
+R = TypeVar("R")
 
 HEADER_KEYS = ("needs", "command", "serves with", "expected")
 
@@ -103,8 +105,21 @@ class Header:
     """A measured number with its command, a published one marked as such, or `not known`."""
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Header]:
+@overload
+def load_recipe(path: Path, overrides: Sequence[str] = ...) -> tuple[Recipe, Header]: ...
+@overload
+def load_recipe(
+    path: Path, overrides: Sequence[str] = ..., *, schema: type[R]
+) -> tuple[R, Header]: ...
+def load_recipe(
+    path: Path, overrides: Sequence[str] = (), *, schema: type[Any] = Recipe
+) -> tuple[Any, Header]:
     """Read a recipe, apply `key.path=value` overrides and check all of it.
+
+    Args:
+        path: of the YAML file.
+        overrides: of single values.
+        schema: what it is a recipe of, a run on speech or on text.
 
     Raises:
         InputError: a value that cannot work, an unknown key, or a header that lacks something.
@@ -116,11 +131,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Head
             f"{path}: expected a recipe, found {_reason(error)}; `blsp recipes` lists those that "
             "ship with the package"
         ) from error
-    recipe = parse_config(Recipe, text, name=str(path), overrides=overrides)
+    recipe = parse_config(schema, text, name=str(path), overrides=overrides)
     return recipe, parse_header(text, name=str(path))
 
 
-def dump_recipe(recipe: Recipe, header: Header) -> str:
+def dump_recipe(recipe: Any, header: Header) -> str:
     """Return the recipe with every value written out, as `load_recipe` reads it."""
     values = [header.needs, header.command, header.serves_with, header.expected]
     lines = [header.what] + [f"{k}: {v}" for k, v in zip(HEADER_KEYS, values, strict=True)]

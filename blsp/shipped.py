@@ -16,6 +16,13 @@ Folder = Literal["recipes", "data_prep", "eval"]
 
 PACKAGE = Path(__file__).resolve().parent
 
+MODELS = {
+    "blsp/tiny-llm": PACKAGE / "tiny" / "weights" / "llm",
+    "blsp/tiny-whisper": PACKAGE / "tiny" / "weights" / "whisper",
+}
+"""Foundation models that travel with the package, by names as on a hub: a recipe or checkpoint that
+names them is right on every machine."""
+
 
 def find_shipped(folder: Folder) -> Path:
     """Return the folder inside the installed package, or else the one beside it in a checkout."""

@@ -8,7 +8,17 @@ from templates import build_tokenizer
 
 from blsp.audio import save_audio
 from blsp.cli import main
-from blsp.manifest import AudioPart, Conversation, Message, Meta, TextPart, Utterance, write_rows
+from blsp.manifest import (
+    AudioPart,
+    Conversation,
+    Message,
+    Meta,
+    TextPart,
+    Utterance,
+    find_root,
+    read_conversations,
+    write_rows,
+)
 
 META = Meta(command="test")
 
@@ -146,3 +156,60 @@ def test_a_manifest_has_no_views(tmp_path: Path, capsys: pytest.CaptureFixture[s
     code, text = run(capsys, "show", write_speech(tmp_path), "--llm", tmp_path)
     assert code == 2
     assert "expected conversations to show with --llm, found a manifest" in text
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def write_intents(folder: Path) -> Path:
+    """Three recordings, of which two say what the speaker wants."""
+    rows = [
+        Utterance(id="a", audio="a.wav", duration=0.5, text="turn on", intent="light"),
+        Utterance(id="b", audio="b.wav", duration=0.5, text="call", intent="phone"),
+        Utterance(id="c", audio="c.wav", duration=0.5, text="well"),
+    ]
+    write_rows(folder / "speech" / "m.jsonl", rows, META)
+    return folder / "speech" / "m.jsonl"
+
+
+def test_a_field_of_the_manifest_becomes_the_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, out = write_intents(tmp_path), tmp_path / "chats" / "intents.jsonl"
+    prompt = "Which of {labels}?\n{audio}"
+    answers = "--answer", "intent", "--prompt", prompt, "--out", out
+    code, told = run(capsys, "supervise", manifest, *answers)
+    assert (code, told) == (0, f"{out}: 2 conversations; without an answer: 1\n")
+    first, second = read_conversations(out)
+    asked = TextPart(text="Which of light, phone?\n")
+    heard = AudioPart(audio="a.wav", duration=0.5, transcript="turn on")
+    assert first.messages[0].content == (asked, heard)
+    assert [one.messages[1].content for one in (first, second)] == [
+        (TextPart(text="light"),),
+        (TextPart(text="phone"),),
+    ]
+    assert find_root(out).resolve() == manifest.parent
+    assert run(capsys, "validate", out)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "prompt", "message"),
+    [
+        ("emotion", "What?", "expected utterances with 'emotion', found none among 3"),
+        ("intent", "{audio} what?", "expected {audio} once, on a line of its own"),
+    ],
+)
+def test_answers_that_cannot_be_written_are_one_line(
+    answer: str,
+    prompt: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest, out = write_intents(tmp_path), tmp_path / "c.jsonl"
+    code, told = run(
+        capsys, "supervise", manifest, "--answer", answer, "--prompt", prompt, "--out", out
+    )
+    assert code == 2
+    assert message in told
+    assert not out.exists()

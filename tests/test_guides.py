@@ -17,7 +17,7 @@ from training import save_models, write_conversations
 from blsp.cli import COMMANDS, main
 from blsp.manifest import read_manifest
 from blsp.shipped import Folder, list_programs
-from blsp.tiny.quickstart import WEIGHTS
+from blsp.tiny.build import WEIGHTS
 from tests.data_prep.conftest import build_librispeech, write_audio
 from tests.model.conftest import save_ultravox
 

@@ -28,6 +28,7 @@ from transformers.utils.hub import cached_file
 from blsp.checkpoint import DELTA, MARKER, fingerprint_folder, fingerprint_tensors
 from blsp.errors import InputError
 from blsp.model.encoder import BlspWhisperEncoder
+from blsp.shipped import MODELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,9 +339,11 @@ def _rename(name: str) -> str:
 
 
 def resolve_folder(source: str | Path, revision: str | None, *, what: str) -> Path:
-    """The folder of a model: itself, or the snapshot of a hub id."""
+    """The folder of a model: itself, one of the package, or the snapshot of a hub id."""
     if Path(source).is_dir():
         return Path(source)
+    if str(source) in MODELS:
+        return MODELS[str(source)]
     local = str(source).startswith((".", "/", "~")) or str(source).count("/") > 1
     if Path(source).is_file() or local:
         raise InputError(
@@ -393,7 +396,7 @@ def _absolute(source: str | Path) -> str:
 
 def _revision(folder: Path, source: str | Path) -> str | None:
     """The commit of a hub snapshot, whose folder bears its name."""
-    return None if Path(source).exists() else folder.name
+    return None if Path(source).exists() or str(source) in MODELS else folder.name
 
 
 def _one_line(error: Exception) -> str:

@@ -40,7 +40,7 @@ from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.recipe import load_recipe
 from blsp.report import write_report
 from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, SPEECH, TEXT_BOUND
-from blsp.systems import Models, build_models
+from blsp.systems import Models, build_models, find_whisper
 from blsp.tasks import Task
 from blsp.tiny.speech import Plan, make_sets, plan_utterances, say
 from blsp.tiny.voices import voices_of
@@ -49,8 +49,8 @@ from blsp.train import resolve, train
 from blsp.trainer import FINAL_FOLDER, find_checkpoints
 from blsp.trainer import RECIPE as SAVED_RECIPE
 
-HERE = Path(__file__).parent
-WEIGHTS, RECIPE = HERE / "weights", HERE / "quickstart.yaml"
+LLM = "blsp/tiny-llm"
+RECIPE = Path(__file__).parent / "quickstart.yaml"
 SEED = 2
 UTTERANCES, DEV_UTTERANCES, COUNT = 2_500, 100, 50
 CANDIDATES = 8
@@ -131,7 +131,7 @@ def write_conversations(out: Path) -> None:
     To repeat takes every word, so it says most about what was heard.
     """
     _step(2, "the language model answers the transcripts; this is what is distilled")
-    author = load_author(str(WEIGHTS / "llm"), None, {})
+    author = load_author(LLM, None, {})
     config = ContinuationConfig(generation=GenerationConfig(max_new_tokens=96, batch_size=128))
     every = load_behaviours("tiny").behaviours
     for path, manifest, repeated in list_conversations(out):
@@ -157,8 +157,6 @@ def align(out: Path, overrides: Sequence[str]) -> Path:
     ours = {
         "data.train": [str(path) for path, _, _ in list_conversations(out, "train")],
         "data.dev": [str(path) for path, _, _ in list_conversations(out, "dev")],
-        "model.llm": str(WEIGHTS / "llm"),
-        "model.encoder": str(WEIGHTS / "whisper"),
         "training.output": str(out),
     }
     changed = [f"{key}={json.dumps(value)}" for key, value in ours.items()]
@@ -202,7 +200,7 @@ def open_models(model: BlspForConditionalGeneration, processor: BlspProcessor) -
     """The model as a benchmark asks it."""
     config = GenerationConfig(max_new_tokens=96, batch_size=128)
     name = {"checkpoint": "quickstart"}
-    return build_models(model, processor, config, whisper=WEIGHTS / "whisper", name=name)
+    return build_models(model, processor, config, whisper=find_whisper(model), name=name)
 
 
 def load_sets(out: Path, count: int) -> tuple[TestSet, ...]:
