@@ -135,6 +135,18 @@ def load_recipe(
     return recipe, parse_header(text, name=str(path))
 
 
+def describe_serving(model: RecipeModel) -> str:
+    """What the result of a recipe can be used in, which follows from what is trained."""
+    if model.lora.scope == "speech":
+        return "blsp chat only; no other server knows LoRA that acts at speech alone"
+    if model.lora.scope == "all":
+        return (
+            "blsp chat; after `blsp export --merge` vLLM and others serve the language model for "
+            "text, which is another than before"
+        )
+    return "blsp chat; the language model is untouched, so that vLLM and others serve it for text"
+
+
 def dump_recipe(recipe: Any, header: Header) -> str:
     """Return the recipe with every value written out, as `load_recipe` reads it."""
     values = [header.needs, header.command, header.serves_with, header.expected]

@@ -335,7 +335,7 @@ def build_lora(config: LoraConfig) -> Any:
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules="all-linear",
+        target_modules=list(config.targets) or "all-linear",
         task_type="CAUSAL_LM",
     )
 

@@ -23,6 +23,8 @@ from blsp.recipe import Recipe
 
 SECONDS = 10.0
 """Of a recording, where no data says how long they are."""
+_WINDOW = 3000
+"""Frames that Whisper pads to."""
 _NF4 = 4
 
 
@@ -85,7 +87,7 @@ def largest_batch(recipe: Recipe) -> BatchShape:
         heard_tokens=tokens,
         read_tokens=tokens,
         recordings=rows,
-        frames=int(SECONDS * FRAMES_PER_SECOND),
+        frames=_WINDOW if recipe.model.audio_padding == "max" else int(SECONDS * FRAMES_PER_SECOND),
     )
 
 

@@ -34,7 +34,7 @@ from blsp.model.foundations import quantization_options
 from blsp.model.processing import Features
 from blsp.preflight import run_preflight
 from blsp.progress import FixedUtterances, Progress
-from blsp.recipe import Header, Recipe, dump_recipe, load_recipe
+from blsp.recipe import Header, Recipe, describe_serving, dump_recipe, load_recipe
 from blsp.rendering import Renderer
 from blsp.replay import read_failed, replay_batch
 from blsp.shipped import find_shipped, list_recipes
@@ -73,6 +73,8 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     recipe, header = load_recipe(find_recipe(options.recipe), options.overrides)
     recipe = resolve(recipe)
+    # Overrides may have made something else of it than the header says.
+    header = replace(header, serves_with=describe_serving(recipe.model))
     report = print if os.environ.get("RANK", "0") == "0" else _say_nothing
     if options.dry_run:
         return dry_run(recipe, header, report)

@@ -6,7 +6,6 @@ import pytest
 
 from blsp.errors import InputError
 from blsp.recipe import dump_recipe, load_recipe, parse_header
-from blsp.shipped import find_shipped
 
 HEADER = """\
 # small model hears English
@@ -127,8 +126,3 @@ def test_a_header_says_all_it_must(tmp_path: Path) -> None:
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml: expected a recipe, found No such"):
         load_recipe(tmp_path / "nowhere.yaml")
-
-
-@pytest.mark.parametrize("path", sorted(find_shipped("recipes").rglob("*.yaml")), ids=str)
-def test_every_shipped_recipe_loads(path: Path) -> None:
-    load_recipe(path)
