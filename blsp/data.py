@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         "--prompt",
         action="append",
         required=True,
-        help="what is asked; {audio} on a line of its own, {labels} for all answers (repeatable)",
+        help="what is asked; \\n begins a line, {audio} has its own, {labels} are all answers",
     )
     add.add_argument("--out", type=Path, required=True, help="conversations to write (.jsonl)")
     options = parser.parse_args(argv)
@@ -68,13 +68,14 @@ def main(argv: Sequence[str]) -> int:
 def run_supervise(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Write the conversations and say how many."""
     from blsp.arguments import join_command
+    from blsp.generation import read_prompt
     from blsp.supervision import write_answers
 
     counts = write_answers(
         options.path,
         options.out,
         answer=options.answer,
-        prompts=options.prompt,
+        prompts=[read_prompt(text) for text in options.prompt],
         command=join_command("data", argv),
     )
     without = counts["without an answer"]

@@ -15,7 +15,7 @@ from typing import Any
 from blsp.arguments import add_checkpoint_options
 from blsp.benchmark import Benchmark, TestSet, load_test_set, run
 from blsp.errors import InputError
-from blsp.generation import GenerationConfig
+from blsp.generation import GenerationConfig, read_prompt
 from blsp.manifest import Utterance
 from blsp.report import write_report
 from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute
@@ -40,8 +40,9 @@ def build_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--instruction",
         action="append",
+        type=read_prompt,
         metavar="TEXT",
-        help="ask this instead, {audio} on a line of its own; several are dealt by id",
+        help="ask this instead, {audio} on a line of its own (\\n); several are dealt by id",
     )
     parser.add_argument("--systems", help=f"of {','.join(SYSTEMS)} (default: all)")
     parser.add_argument("--limit", type=int, help="first so many utterances of each manifest")

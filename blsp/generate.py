@@ -33,6 +33,7 @@ from blsp.generation import (
     answer_speech,
     build_speech_prompt,
     place_audio,
+    read_prompt,
 )
 from blsp.journal import Journal, Plan, digest, find_finished, run_batches
 from blsp.manifest import AudioPart, Meta, find_kind, find_root, read_manifest, write_meta
@@ -237,6 +238,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--instruction",
         default="",
+        type=read_prompt,
         help="what to do with each recording; {audio} on a line of its own says where it stands "
         "(default: before the instruction)",
     )

@@ -116,6 +116,11 @@ def answer_texts(
 # --- heard ----------------------------------------------------------------------------------------
 
 
+def read_prompt(text: str) -> str:
+    """A prompt as it is typed in a command, where `\\n` begins a line."""
+    return text.replace("\\n", "\n")
+
+
 def place_audio(instruction: str, part: Part) -> Message:
     """Return the user's message: an instruction with a recording (or its words) at `{audio}`.
 
