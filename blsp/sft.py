@@ -119,7 +119,7 @@ class TextTraining:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise InputError(
-                f"training: expected either steps or epochs, found steps {self.steps} and epochs "
+                f"expected either steps or epochs, found steps {self.steps} and epochs "
                 f"{self.epochs}; give one"
             )
 

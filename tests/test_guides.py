@@ -210,7 +210,7 @@ def test_every_command_about_text_and_right_answers_works(
     for name, seconds in {
         "train-clean": (1.0, 1.2),
         "dev-clean": (1.0, 1.2),
-        "test-clean-50": (1.0,),
+        "test-clean-50": (1.0, 1.2),
     }.items():
         write_intents(quickstart / "speech" / f"{name}.jsonl", seconds)
     model, processor = compose(
