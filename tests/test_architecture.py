@@ -82,6 +82,7 @@ MODEL = [
     "foundations",
     "restoring",
     "head",
+    "sharding",
     "modeling",
     "processing",
     "loading",

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from blsp.recipe import load_recipe
+from blsp.shipped import list_recipes
 
 ROOT = Path(__file__).resolve().parent.parent / "recipes"
-RECIPES = sorted(ROOT.rglob("*.yaml"))
+RECIPES = [ROOT / f"{name}.yaml" for name in list_recipes()]
 
 
 def name(recipe: Path) -> str:
