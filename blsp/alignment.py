@@ -30,6 +30,7 @@ from blsp.losses import (
 from blsp.meters import AlignmentMeter, span_similarity
 from blsp.model import BlspForConditionalGeneration, BlspOutput, num_speech_tokens
 from blsp.model.processing import Features
+from blsp.model.sharding import gather
 
 _DONORS_TRIED = 32
 _HEARD = ("input_ids", "attention_mask", "input_features", "input_features_mask")
@@ -105,7 +106,9 @@ def head_of(model: BlspForConditionalGeneration) -> Head:
     """The language model's head as the losses want it."""
     head: Any = model.get_output_embeddings()
     post = model.head_transform
-    return Head(head.weight, getattr(head, "bias", None), scale=post.scale, softcap=post.softcap)
+    bias = getattr(head, "bias", None)
+    bias = None if bias is None else gather(bias)
+    return Head(gather(head.weight), bias, scale=post.scale, softcap=post.softcap)
 
 
 @torch.no_grad()
@@ -190,7 +193,7 @@ def compute_loss(
 def _sum_trained(language_model: nn.Module) -> Tensor | float:
     """What the language model learns with must have a gradient also where it was not run: other
     processes wait for it."""
-    trained = [p.sum() for p in language_model.parameters() if p.requires_grad]
+    trained = [gather(p.sum()) for p in language_model.parameters() if p.requires_grad]
     return torch.stack(trained).sum() if trained else 0.0
 
 
@@ -202,6 +205,7 @@ def _compute_ctc(
 ) -> Tensor:
     """CTC of what the adapter gave; zero, but connected to it, where there is no audio."""
     speech: Any = output.speech_embeds
+    table = gather(model.get_input_embeddings().weight)  # type: ignore[arg-type]  by all processes
     if "input_features" not in batch:
         return speech.float().sum()
     lengths = num_speech_tokens(
@@ -214,7 +218,7 @@ def _compute_ctc(
         lengths,
         batch["transcript_ids"],
         batch["transcript_lengths"],
-        model.get_input_embeddings().weight,  # type: ignore[arg-type]
+        table,
         num_items=response_targets(batch["labels"]).numel() if num_items is None else num_items,
     )
 

@@ -101,7 +101,7 @@ def export_merged(
         after = answer_alone(again, its_processor, recordings)
         bases = again.config.bases or {}
         bases["llm"] = bases["llm"] | {"source": str((out / LLM_FOLDER).resolve())}
-        write_checkpoint(again, its_processor, temporary)
+        write_checkpoint(again, its_processor, again.delta_state(), temporary)
         mark_complete(temporary)
     return [
         f"wrote        {out / LLM_FOLDER}, a language model like any other",

@@ -1,6 +1,7 @@
 """What keeps a long run from being lost: a signal that saves first, and a name for who is late.
 
 Both are callbacks of the trainer. What leaves is a checkpoint, or a line with a process's number.
+Ways to launch that would hang, or fail hours later, are refused before the first step.
 """
 
 import os
@@ -13,8 +14,52 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from transformers import TrainerCallback
+
+from blsp.errors import InputError
+
+
+def prepare_launch(accelerator: Accelerator, *, optimizer: str, quantized: bool) -> None:
+    """Refuse a way to launch that does not work, and leave the encoder out of FSDP's shards.
+
+    A process whose batch is text alone does not run the encoder, and shards are gathered by all
+    processes or by none: the others would wait for ever.
+
+    Args:
+        accelerator: as it was launched; its FSDP settings are changed.
+        optimizer: the recipe's.
+        quantized: whether the language model is held in 4 or 8 bits.
+
+    Raises:
+        InputError: DeepSpeed, or FSDP with a setting that fails or was never tried.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise InputError(
+            "accelerate: expected data parallelism or FSDP2, found DeepSpeed, which hides the "
+            "gradients that the first step is checked by and saves whole models; launch as in "
+            "recipes/accelerate/multi_gpu.yaml"
+        )
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return
+    plugin: Any = accelerator.state.fsdp_plugin
+    rules = (
+        ("fsdp_version", plugin.fsdp_version, 2),
+        ("fsdp_state_dict_type", plugin.state_dict_type.name, "FULL_STATE_DICT"),
+        ("fsdp_activation_checkpointing", bool(plugin.activation_checkpointing), False),
+        ("fsdp_cpu_ram_efficient_loading", bool(plugin.cpu_ram_efficient_loading), False),
+        ("training.optimizer", optimizer, "adamw"),
+        ("model.llm_bits", "4 or 8" if quantized else 16, 16),
+    )
+    for name, found, wanted in rules:
+        if found != wanted:
+            raise InputError(
+                f"{name}: expected {wanted} under FSDP, found {found}; change it, or launch as in "
+                "recipes/accelerate/multi_gpu.yaml"
+            )
+    plugin.ignored_modules = r"model\.audio_tower"
 
 
 class StopOnSignal(TrainerCallback):

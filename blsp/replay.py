@@ -52,6 +52,11 @@ def replay_batch(
         InputError: the data has not got them.
     """
     weights = recipe.training.output / FAILED_WEIGHTS
+    if not weights.is_file():
+        raise InputError(
+            f"{weights}: expected the weights of the run when it stopped, found none: a run whose "
+            "weights are in shards writes no such file; train without FSDP to replay"
+        )
     apply_delta(model, load_file(weights), str(weights))
     report(f"step {failed['step']} had {failed['found']}; its examples one by one:")
     guilty = 0

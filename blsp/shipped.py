@@ -23,6 +23,9 @@ MODELS = {
 """Foundation models that travel with the package, by names as on a hub: a recipe or checkpoint that
 names them is right on every machine."""
 
+LAUNCHES = "accelerate"
+"""Folder beside the recipes with settings of `accelerate launch`: copied like them, not listed."""
+
 
 def find_shipped(folder: Folder) -> Path:
     """Return the folder inside the installed package, or else the one beside it in a checkout."""
@@ -47,6 +50,11 @@ def list_programs(folder: Folder) -> dict[str, str]:
 
 def list_recipes() -> dict[str, str]:
     """Return name -> first line of the header; a name is the path without `.yaml`."""
+    return {name: line for name, line in _list_files().items() if Path(name).parts[0] != LAUNCHES}
+
+
+def _list_files() -> dict[str, str]:
+    """Recipes, and settings of launches."""
     root = find_shipped("recipes")
     paths = sorted(root.rglob("*.yaml"))
     return {
@@ -55,12 +63,12 @@ def list_recipes() -> dict[str, str]:
 
 
 def copy_recipe(name: str, folder: Path) -> Path:
-    """Copy a shipped recipe into `folder` for editing, and return where it now lies.
+    """Copy a shipped recipe, or settings of a launch, into `folder`; return where they now lie.
 
     Raises:
         InputError: no such recipe, or a file of that name is already there.
     """
-    recipes = list_recipes()
+    recipes = _list_files()
     if name not in recipes:
         raise InputError(
             f"expected the name of a shipped recipe, found {name!r}; {suggest(name, recipes)}"

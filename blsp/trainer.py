@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import save_fsdp_optimizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -36,7 +37,7 @@ from blsp.collator import Collator
 from blsp.dataset import ConversationDataset
 from blsp.errors import InputError
 from blsp.files import atomic_path, explained_writes
-from blsp.guards import LateProcess, StopOnSignal
+from blsp.guards import LateProcess, StopOnSignal, prepare_launch
 from blsp.hardware import choose_cpu_dtype
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, warm_start
 from blsp.model.loading import write_checkpoint
@@ -242,6 +243,8 @@ class AlignmentTrainer(Trainer):
             data_collator=self.collate,
             callbacks=[_StepChecks(self), self.signal, self.late, *(callbacks or [])],
         )
+        quantized = any(hasattr(model, f"is_loaded_in_{bits}bit") for bits in (4, 8))
+        prepare_launch(self.accelerator, optimizer=config.optimizer, quantized=quantized)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if "use_cache" not in known:  # the library leaves it there, and a checkpoint would keep it
@@ -344,8 +347,9 @@ class AlignmentTrainer(Trainer):
         with atomic_path(path) as temporary:
             content = {"step": step, "found": found, "ids": ids}
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        with atomic_path(path.with_name(FAILED_WEIGHTS)) as temporary:
-            save_file(self.bare_model.delta_state(), temporary)
+        if not self.is_fsdp_enabled:  # shards are gathered by all, and this may be one process
+            with atomic_path(path.with_name(FAILED_WEIGHTS)) as temporary:
+                save_file(self.bare_model.delta_state(), temporary)
         raise InputError(
             f"expected finite numbers, found {found} at step {step}; the ids of the batch are in "
             f"{path}: try them one by one with --replay, or lower training.learning_rate"
@@ -366,9 +370,10 @@ class AlignmentTrainer(Trainer):
         numbers = {f"eval_{name}": value for name, value in meter.numbers().items()}
         self.eval_line = meter.line()
         if self.answer:
-            self.answers, sums = self.answer(
-                model, rank=self.args.process_index, world=self.args.world_size
-            )
+            rank, world = self.args.process_index, self.args.world_size
+            if self.is_fsdp_enabled:  # sharded layers run on all processes or on none: all answer
+                rank, world = 0, 1
+            self.answers, sums = self.answer(model, rank=rank, world=world)
             sums = self.accelerator.reduce(sums.to(self.args.device), reduction="sum")
             if sums[1]:  # type: ignore[index]
                 numbers["eval_answer_wer"] = (sums[0] / sums[1]).item()  # type: ignore[index]
@@ -385,9 +390,7 @@ class AlignmentTrainer(Trainer):
         """Write trained weights and the trainer's state; the marker and the name come last."""
         final = self.config.output / f"{STEP_FOLDER}{self.state.global_step}"
         folder = final.with_name(f".{final.name}.tmp")
-        if self.is_world_process_zero():
-            shutil.rmtree(folder, ignore_errors=True)
-            self.write_folder(folder)
+        self.write_folder(folder)
         self.accelerator.wait_for_everyone()
         with explained_writes(folder):
             self._save_optimizer_and_scheduler(str(folder))
@@ -403,19 +406,50 @@ class AlignmentTrainer(Trainer):
     def save_final(self) -> Path:
         """Write what `load_checkpoint` reads, without the trainer's state."""
         final = self.config.output / FINAL_FOLDER
+        folder = final.with_name(f".{final.name}.tmp")
+        self.write_folder(folder)
         if self.is_world_process_zero():
-            folder = final.with_name(f".{final.name}.tmp")
-            shutil.rmtree(folder, ignore_errors=True)
-            self.write_folder(folder)
             place(folder, final)
         self.accelerator.wait_for_everyone()
         return final
 
     def write_folder(self, folder: Path) -> None:
-        """Trained weights, processor and recipe, without the marker."""
+        """Trained weights, processor and recipe, without the marker; all processes call it."""
+        delta = self.bare_model.delta_state()
+        if not self.is_world_process_zero():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
         with explained_writes(folder):
-            write_checkpoint(self.bare_model, self.processor, folder)
+            write_checkpoint(self.bare_model, self.processor, delta, folder)
             (folder / RECIPE).write_text(self.recipe, encoding="utf-8")
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The library's, which under FSDP would write the whole language model beside."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.is_world_process_zero():
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")  # type: ignore[union-attr]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Only what this kind of run has written: sharded or not."""
+        wanted = "optimizer.bin" if self.is_fsdp_enabled else "optimizer.pt"
+        if checkpoint is not None and not (Path(checkpoint) / wanted).is_file():
+            raise InputError(
+                f"{checkpoint}: expected {wanted}, found none: a run goes on as it began, with "
+                "FSDP or without; launch it that way, or begin another from these weights with "
+                "model.init_from"
+            )
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:
+            raise InputError(
+                f"{checkpoint}: expected the optimizer's state of what is trained now, found "
+                f"another ({error}); leave training.optimizer and model.lora as they were, or "
+                "begin another run from these weights with model.init_from"
+            ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         warm_start(self.bare_model, resume_from_checkpoint)

@@ -85,6 +85,7 @@ MODEL = [
     "foundations",
     "restoring",
     "head",
+    "sharding",
     "modeling",
     "processing",
     "loading",

@@ -5,12 +5,15 @@ Hub ids stand for tiny models: a folder of that name in the working directory co
 
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 from test_train import RECIPE
 from training import save_models, write_conversations
 
@@ -41,9 +44,9 @@ def blocks(guide: Path, language: str) -> str:
     return "".join(re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S))
 
 
-def commands(guide: Path) -> list[str]:
-    """Lines of the shell blocks, comments included."""
-    return [line for line in blocks(guide, "sh").splitlines() if line.startswith("blsp ")]
+def commands(guide: Path, program: str = "blsp ") -> list[str]:
+    """Lines of the shell blocks that call a program, comments included."""
+    return [line for line in blocks(guide, "sh").splitlines() if line.startswith(program)]
 
 
 def name(guide: Path) -> str:
@@ -189,9 +192,7 @@ def test_every_command_of_the_checks_works(folder: Path) -> None:
 def test_every_command_about_lora_and_few_bits_works(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_models(folder)
-    write_conversations(folder / "data")
-    (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder, output="runs/first"))
+    write_recipe(folder)
     run(commands(FOLDER / "lora-and-4bit.md"))
     told = capsys.readouterr().out
     assert told.count("memory of the largest batch: ") == 2
@@ -238,3 +239,63 @@ def write_intents(manifest: Path, seconds: tuple[float, ...]) -> None:
         words, intent = f"call {'anna' if i else 'tom'}", f"intent_{i}"
         rows.append(Utterance(id=str(i), audio=audio, duration=duration, text=words, intent=intent))
     write_rows(manifest, rows, Meta(command="test"))
+
+
+def write_recipe(folder: Path) -> None:
+    """`recipe.yaml`, of a run that takes seconds."""
+    save_models(folder)
+    write_conversations(folder / "data")
+    (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder, output="runs/first"))
+
+
+def test_every_command_about_stopping_and_going_on_works(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_recipe(folder)
+    begin, *rest = commands(FOLDER / "resume.md")
+    run([f"{begin} training.save_steps=3"])
+    (folder / "runs" / "first" / "checkpoint-4" / "complete").unlink()  # as if killed before it
+    capsys.readouterr()
+    run(rest)
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines() if "loss" in line] == [
+        "4/4",
+        *(f"{step}/4" for step in (1, 2, 3, 4)),
+    ]
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+LAUNCH = "accelerate launch "
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=name)
+def test_accelerate_knows_every_option_of_a_launch(guide: Path) -> None:
+    for line in commands(guide, LAUNCH):
+        options = launch_command_parser().parse_args(shlex.split(line)[2:])
+        assert options.module and options.training_script == "blsp.train"
+        assert options.training_script_args[0] == "recipe.yaml"
+
+
+def test_every_command_about_several_gpus_works(folder: Path) -> None:
+    run(commands(FOLDER / "multi-gpu.md"))
+    assert {path.name for path in folder.glob("*.yaml")} == {"multi_gpu.yaml", "fsdp2.yaml"}
+
+
+@pytest.mark.slow
+def test_every_launch_on_one_machine_works(folder: Path, checkout: Path) -> None:
+    """Word for word, but for the port."""
+    write_recipe(folder)
+    guide = FOLDER / "multi-gpu.md"
+    run(commands(guide))
+    here = [line for line in commands(guide, LAUNCH) if "--num_machines" not in line]
+    assert len(here) == 2
+    for line in here:
+        words = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+        done = subprocess.run(
+            [*words, *shlex.split(line)[2:]],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(checkout)},
+        )
+        assert done.returncode == 0, done.stderr
+        assert "training on 2 process(es), cpu" in done.stdout

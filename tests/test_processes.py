@@ -1,29 +1,35 @@
-"""Real processes: two learn what one learns, and a killed run goes on to the bit."""
+"""Real processes: two learn what one learns, and a killed run goes on to the bit.
 
+To start processes takes longer than anything they do here, so two launches serve most of the tests.
+"""
+
+import functools
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import CASES, STEPS, losses_of, run_case
+from processes import CASES, SAVED, STEPS, changes, results_of, run_case
 from safetensors.torch import load_file
 from test_train import RECIPE
+from torch import Tensor
 from training import read_log, save_models, write_conversations
 
 from blsp.checkpoint import is_complete
 
 TESTS = Path(__file__).parent
-RUN = """\
-training.steps=8 training.save_steps=2 training.eval_steps=4 training.batch_examples=1
-training.keep_checkpoints=9 training.optimizer={optimizer}
-model.lora.scope=speech model.lora.rank=4 model.lora.dropout=0.2
-"""
+ACCELERATE = TESTS.parent / "recipes" / "accelerate"
+MULTI_GPU, FSDP2 = ACCELERATE / "multi_gpu.yaml", ACCELERATE / "untested" / "fsdp2.yaml"
+Learnt = tuple[dict[str, Tensor], dict[str, Any]]
+"""Weights, and losses with an evaluation."""
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +50,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def launch(processes: int, *command: str) -> subprocess.Popen[str]:
+def launch(processes: int, *command: str, config: Path = MULTI_GPU) -> subprocess.Popen[str]:
     """Start processes as a user does; they are a group of their own, to be killed together."""
     launcher = ["-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    kind = ["--multi_gpu"] if processes > 1 else []
-    rest = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    port = ["--main_process_port", "0"]
+    kind = ["--config_file", str(config)] if processes > 1 else []
     return subprocess.Popen(
-        [sys.executable, *launcher, *kind, *rest, *port, *command],
+        [sys.executable, *launcher, *kind, "--main_process_port", "0", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -67,40 +71,82 @@ def finish(started: subprocess.Popen[str]) -> str:
     return told
 
 
+def launch_cases(processes: int, folder: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    command = (str(TESTS / "processes.py"), str(folder), str(output), *more)
+    return launch(processes, *command, config=FSDP2)
+
+
 # --- what several processes learn -----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def of_two(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes learnt in every case."""
+    """What two processes learnt in every case, and in two equal runs of which one was killed."""
     output = tmp_path_factory.mktemp("two")
-    finish(launch(2, str(TESTS / "processes.py"), str(folder), str(output)))
+    recipes = [write_recipe(folder, output / name) for name in ("uninterrupted", "killed")]
+    started = launch_cases(2, folder, output, *recipes)
+    log = output / "killed" / "run" / "log.jsonl"
+    assert kill_after(started, log, steps=4), started.communicate()[0]
     return output
 
 
+@pytest.fixture(scope="module")
+def of_one(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Learnt]:
+    """What one process learns in a case that takes the examples one by one."""
+
+    @functools.cache
+    def learn(name: str) -> Learnt:
+        output = tmp_path_factory.mktemp("one")
+        trainer = run_case(folder, output, CASES[name], world=1, each=1)
+        return trainer.bare_model.delta_state(), results_of(trainer)
+
+    return learn
+
+
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kind", ["whole", "sharded"])
 def test_two_processes_learn_what_one_learns(
-    name: str, folder: Path, of_two: Path, tmp_path: Path
+    kind: str, name: str, of_two: Path, of_one: Callable[[str], Learnt]
 ) -> None:
-    check_equal(name, folder, of_two, tmp_path)
+    check_equal(of_two / kind / name, of_one(name))
 
 
 @pytest.mark.slow
-def test_four_processes_learn_what_one_learns(folder: Path, tmp_path: Path) -> None:
-    finish(launch(4, str(TESTS / "processes.py"), str(folder), str(tmp_path / "four")))
-    for name in CASES:
-        check_equal(name, folder, tmp_path / "four", tmp_path / name)
+def test_four_processes_learn_what_one_learns(
+    folder: Path, tmp_path: Path, of_one: Callable[[str], Learnt]
+) -> None:
+    finish(launch_cases(4, folder, tmp_path))
+    for kind, name in itertools.product(("whole", "sharded"), CASES):
+        check_equal(tmp_path / kind / name, of_one(name))
 
 
-def check_equal(name: str, folder: Path, found: Path, output: Path) -> None:
-    """Losses to 1e-6 and weights to 1e-5 of one process that takes the examples one by one."""
-    trainer = run_case(folder, output, CASES[name], world=1, each=1)
-    losses = json.loads((found / f"{name}.json").read_text())
-    assert len(losses) == STEPS
-    assert losses == pytest.approx(losses_of(trainer), abs=1e-6)
-    weights = load_file(found / f"{name}.safetensors")
-    for key, tensor in trainer.bare_model.delta_state().items():
-        assert torch.allclose(weights[key], tensor, atol=1e-5), key
+def check_equal(found: Path, expected: Learnt) -> None:
+    """Losses to 1e-6 or so, weights, meters and the score of the answers to 1e-5."""
+    weights, results = expected
+    read = json.loads(found.with_suffix(".json").read_text())
+    assert len(read["losses"]) == STEPS
+    assert read["losses"] == pytest.approx(results["losses"], abs=2e-6)
+    assert {"eval_recovered", "eval_kl", "eval_agreement", "eval_answer_wer"} < {
+        *results["evaluation"]
+    }
+    assert read["evaluation"] == pytest.approx(results["evaluation"], abs=1e-5)
+    check_weights(load_file(found.with_suffix(".safetensors")), weights)
+
+
+def check_weights(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.allclose(found[key], tensor, atol=1e-5), key
+
+
+def test_a_run_with_weights_in_shards_saves_them_whole_and_goes_on(of_two: Path) -> None:
+    runs = of_two / "sharded"
+    learnt = load_file(runs / "plora.safetensors")
+    saved = load_file(runs / "plora" / f"checkpoint-{STEPS}" / "delta.safetensors")
+    check_weights(saved, learnt)
+    check_weights(load_file(runs / "resumed.safetensors"), learnt)
+    earlier = load_file(runs / "plora" / f"checkpoint-{SAVED}" / "delta.safetensors")
+    assert any(not torch.equal(earlier[key], tensor) for key, tensor in learnt.items())
 
 
 # --- killed runs ----------------------------------------------------------------------------------
@@ -114,8 +160,7 @@ def write_recipe(folder: Path, output: Path) -> str:
 
 
 def train(processes: int, recipe: str, *options: str, optimizer: str) -> subprocess.Popen[str]:
-    changes = RUN.format(optimizer=optimizer).split()
-    return launch(processes, "-m", "blsp.train", recipe, *changes, *options)
+    return launch(processes, "-m", "blsp.train", recipe, *changes(optimizer), *options)
 
 
 def kill_after(started: subprocess.Popen[str], log: Path, steps: int, delay: float = 0.0) -> bool:
@@ -150,14 +195,12 @@ def check_same(whole: Path, resumed: Path) -> None:
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[part][name])), name
 
 
-def test_two_killed_processes_go_on_to_the_bit(folder: Path, tmp_path: Path) -> None:
-    whole, killed = (write_recipe(folder, tmp_path / name) for name in ("whole", "killed"))
-    told = finish(train(2, whole, optimizer="adamw"))
+def test_two_killed_processes_go_on_to_the_bit(of_two: Path) -> None:
+    whole, killed = of_two / "uninterrupted", of_two / "killed"
+    assert not (killed / "run" / "checkpoint").exists()
+    told = finish(train(2, str(killed / "tiny.yaml"), "--resume", optimizer="adamw"))
     assert "training on 2 process(es)" in told
-    log = tmp_path / "killed" / "run" / "log.jsonl"
-    assert kill_after(train(2, killed, optimizer="adamw"), log, steps=4)
-    finish(train(2, killed, "--resume", optimizer="adamw"))
-    check_same(tmp_path / "whole" / "run", tmp_path / "killed" / "run")
+    check_same(whole / "run", killed / "run")
 
 
 @pytest.mark.slow
@@ -196,7 +239,7 @@ def test_a_process_that_comes_late_is_named(folder: Path, tmp_path: Path) -> Non
         "sys.exit(blsp.train.main(sys.argv[1:]))\n"
     )
     options = "training.late_process_seconds=5", "training.eval_steps=1000"
-    started = launch(2, str(sleeper), recipe, *RUN.format(optimizer="adamw").split(), *options)
+    started = launch(2, str(sleeper), recipe, *changes("adamw"), *options)
     told, _ = started.communicate(timeout=120)
     assert started.returncode != 0, told
     assert "found that the others have waited 5 s for process 1; see what it prints" in told

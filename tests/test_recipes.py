@@ -11,10 +11,11 @@ from blsp.model import LoraConfig
 from blsp.model.lora import is_lora
 from blsp.recipe import Header, Recipe, RecipeModel, describe_serving, load_recipe
 from blsp.sft import TextRecipe
+from blsp.shipped import list_recipes
 from blsp.sizing import build_meta, forecast_recipe
 
 ROOT = Path(__file__).resolve().parent.parent / "recipes"
-RECIPES = sorted(ROOT.rglob("*.yaml"))
+RECIPES = [ROOT / f"{name}.yaml" for name in list_recipes()]
 
 
 def name(recipe: Path) -> str:

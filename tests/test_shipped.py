@@ -54,6 +54,16 @@ def test_recipes_are_listed_with_their_header(package: Path) -> None:
     assert shipped.list_recipes() == {"a": "Conv adapter", "tiny/b": ""}
 
 
+def test_settings_of_a_launch_are_copied_like_a_recipe_but_are_none(
+    package: Path, tmp_path: Path
+) -> None:
+    add(package / "recipes" / "a.yaml", "# Conv adapter\n")
+    add(package / "recipes" / "accelerate" / "untested" / "c.yaml", "# One process a GPU\n")
+    assert shipped.list_recipes() == {"a": "Conv adapter"}
+    copy = shipped.copy_recipe("accelerate/untested/c", tmp_path / "mine")
+    assert copy.read_text() == "# One process a GPU\n"
+
+
 def test_a_recipe_is_copied_once(package: Path, tmp_path: Path) -> None:
     add(package / "recipes" / "tiny" / "b.yaml", "name: b\n")
     copy = shipped.copy_recipe("tiny/b", tmp_path / "mine")

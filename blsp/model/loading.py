@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -247,14 +248,18 @@ def probe_head(model: BlspForConditionalGeneration, source: str) -> None:
 
 
 def write_checkpoint(
-    model: BlspForConditionalGeneration, processor: BlspProcessor, folder: Path
+    model: BlspForConditionalGeneration,
+    processor: BlspProcessor,
+    delta: dict[str, Tensor],
+    folder: Path,
 ) -> None:
     """Write trained weights, configuration and processor into a folder, without the marker.
 
-    For a trainer that adds its own files; it calls `blsp.checkpoint.mark_complete` after them.
+    For a trainer that adds its own files; it calls `blsp.checkpoint.mark_complete` after them. It
+    brings the model's `delta_state`, which may take all processes where writing takes one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_delta(folder, model.delta_state())
+    write_delta(folder, delta)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -280,7 +285,7 @@ def save_checkpoint(
     earlier = folder.with_name(f".{folder.name}.earlier")
     with atomic_path(folder) as temporary:
         try:
-            write_checkpoint(model, processor, temporary)
+            write_checkpoint(model, processor, model.delta_state(), temporary)
             mark_complete(temporary)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

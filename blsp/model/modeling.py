@@ -33,6 +33,7 @@ from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths
 from blsp.model.head import HeadTransform, head_transform
 from blsp.model.lora import LoraState, install_lora, is_lora
 from blsp.model.restoring import find_checkpoint, load_bases
+from blsp.model.sharding import fill, gather
 
 AUDIO_TYPE = 3
 """The library's number for audio in ``mm_token_type_ids``."""
@@ -367,14 +368,17 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         return self.model.get_audio_features(input_features, input_features_mask)
 
     def delta_state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: the adapter, what is trained, and what an import changed."""
+        """What a checkpoint holds: the adapter, what is trained, and what an import changed.
+
+        Where weights are in shards, all processes call this together.
+        """
         kept = {
             name: parameter
             for name, parameter in self.named_parameters()
             if parameter.requires_grad or name in self.delta_names
         }
         adapter = self.model.adapter.state_dict(prefix="model.adapter.")
-        return {name: tensor.detach() for name, tensor in (adapter | kept).items()}
+        return {name: gather(tensor.detach()) for name, tensor in (adapter | kept).items()}
 
     def forward(  # noqa: PLR0913  the names are the library's contract
         self,
@@ -634,7 +638,6 @@ def apply_delta(
             )
     adapter = next(tensor for name, tensor in delta.items() if name.startswith("model.adapter."))
     model.model.adapter.to(adapter.dtype)
-    with torch.no_grad():
-        for name, tensor in delta.items():
-            own[name].copy_(tensor)
+    for name, tensor in delta.items():
+        fill(own[name], tensor)
     model.delta_names = frozenset(delta)
