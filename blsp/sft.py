@@ -10,6 +10,7 @@ conversations enter (recordings as their transcripts); an ordinary model folder 
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from blsp.checkpoint import mark_complete
 from blsp.errors import InputError
-from blsp.files import atomic_path
+from blsp.files import explained_writes
 from blsp.generation import GenerationConfig, answer_texts
 from blsp.manifest import Conversation, TextPart, read_conversations
 from blsp.model import LlmOptions, LoraConfig
@@ -157,6 +158,9 @@ def train(recipe: TextRecipe, header: Header, *, resume: bool, report: Report) -
     """
     output = recipe.training.output
     begin_from = find_start(output, resume=resume)
+    if resume and (finished := find_finished(recipe)):
+        report(f"finished already: {finished}")
+        return finished
     set_seed(recipe.training.seed)
     model, tokenizer = load_model(recipe)
     renderer = Renderer(tokenizer, recipe.model.template_variables)
@@ -192,6 +196,16 @@ def find_start(output: Path, *, resume: bool) -> Path | None:
             "training.output to another folder"
         )
     return found[-1] if resume else None
+
+
+def find_finished(recipe: TextRecipe) -> Path | None:
+    """The model of a run that has gone as far as the recipe says."""
+    folder = recipe.training.output / MODEL_FOLDER
+    if not folder.exists():
+        return None
+    saved, _ = load_recipe(folder / RECIPE, schema=TextRecipe)
+    wanted = recipe.training.steps, recipe.training.epochs
+    return folder if (saved.training.steps, saved.training.epochs) == wanted else None
 
 
 def load_model(recipe: TextRecipe) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -268,6 +282,12 @@ class TextTrainer(SFTTrainer):
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
+        self.in_shards = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.in_shards and recipe.model.lora.scope != "none":
+            raise InputError(
+                "model.lora.scope: expected none under FSDP and DeepSpeed, found all, which cannot "
+                "be merged in shards; launch as in recipes/accelerate/multi_gpu.yaml"
+            )
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Loss of the development conversations, and the share of answers that are the same."""
@@ -279,7 +299,9 @@ class TextTrainer(SFTTrainer):
 
     def _count_right(self) -> torch.Tensor:
         """(2,) answers of this process that are the response, word for word, and all of its."""
-        mine = self.asked[self.args.process_index :: self.args.world_size]
+        rank, world = self.args.process_index, self.args.world_size
+        # Sharded layers run on all processes or on none: there all answer.
+        mine = self.asked if self.in_shards else self.asked[rank::world]
         prompts = [self.renderer.render_prompt(m, view="teacher").ids for m, _ in mine]
         config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, batch_size=32)
         model = self.accelerator.unwrap_model(self.model).eval()
@@ -303,14 +325,20 @@ class TextTrainer(SFTTrainer):
     def save_finished(self, recipe: str) -> Path:
         """Write the model, LoRA merged, with its tokenizer and the recipe."""
         folder = self.recipe.training.output / MODEL_FOLDER
-        if self.is_world_process_zero():
+        temporary = folder.with_name(f".{MODEL_FOLDER}.tmp")
+        if self.in_shards:
+            self.save_model(str(temporary), _internal_call=True)  # gathered by all processes
+        elif self.is_world_process_zero():
             model: Any = self.accelerator.unwrap_model(self.model)
             if self.recipe.model.lora.scope != "none":
                 model = model.merge_and_unload()
-            with atomic_path(folder) as temporary:
-                model.to(choose_dtype(self.recipe.training.dtype)).save_pretrained(temporary)
+            model.to(choose_dtype(self.recipe.training.dtype)).save_pretrained(temporary)
+        if self.is_world_process_zero():
+            with explained_writes(temporary):
                 self.renderer.tokenizer.save_pretrained(temporary)
                 (temporary / RECIPE).write_text(recipe, encoding="utf-8")
+                shutil.rmtree(folder, ignore_errors=True)  # of a run that had fewer steps
+                temporary.rename(folder)
         self.accelerator.wait_for_everyone()
         return folder
 

@@ -45,6 +45,7 @@ from blsp.trainer import (
     find_checkpoints,
     spread,
 )
+from blsp.trainer import RECIPE as SAVED_RECIPE
 
 LARGEST_IN_FP32 = 1_000_000_000
 """Weights of a language model that fp32 is reasonable for on a GPU."""
@@ -254,6 +255,9 @@ def train(recipe: Recipe, header: Header, *, resume: bool, report: Report) -> Pa
         InputError: what cannot work, or an earlier run lies in the output folder.
     """
     begin_from = find_start(recipe.training.output, resume=resume)
+    if resume and (final := find_finished(recipe)):
+        report(f"finished already: {final}")
+        return final
     parts = build_parts(recipe)
     if parts.dev is None:
         report("no data.dev: nothing will say how well the model hears, beside the loss")
@@ -306,6 +310,16 @@ def find_start(output: Path, *, resume: bool) -> Path | None:
             "training.output to another folder"
         )
     return found[-1] if resume else None
+
+
+def find_finished(recipe: Recipe) -> Path | None:
+    """The final checkpoint of a run that has gone as far as the recipe says."""
+    final = recipe.training.output / FINAL_FOLDER
+    if not is_complete(final):
+        return None
+    saved, _ = load_recipe(final / SAVED_RECIPE)
+    wanted = recipe.training.steps, recipe.training.epochs
+    return final if (saved.training.steps, saved.training.epochs) == wanted else None
 
 
 def build_trainer(

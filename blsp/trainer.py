@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate.utils import save_fsdp_optimizer
+from accelerate.utils import gather_object, save_fsdp_optimizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -337,7 +337,8 @@ class AlignmentTrainer(Trainer):
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         norm = torch.as_tensor(super()._clip_grad_norm(model))
         if not torch.isfinite(norm):
-            self._stop(f"a gradient of norm {float(norm)}", self.window)
+            # The gradient is that of all processes, and so all of them are here.
+            self._stop(f"a gradient of norm {float(norm)}", gather_object(self.window))
         return norm
 
     def _stop(self, found: str, ids: list[str]) -> None:

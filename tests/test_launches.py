@@ -32,19 +32,31 @@ def header(path: Path) -> str:
 def test_every_file_says_what_it_was_not_run_on() -> None:
     assert [path.relative_to(FOLDER).as_posix() for path in FILES] == [
         "multi_gpu.yaml",
+        "untested/deepspeed_zero3.yaml",
         "untested/fsdp2.yaml",
     ]
     for path in FILES:
-        assert "Nobody has run it on GPUs" in header(path)
+        assert "Nobody has run it" in header(path)
         command = f"accelerate launch --config_file recipes/accelerate/{path.relative_to(FOLDER)}"
-        assert f"{command} -m blsp.train RECIPE" in header(path)
+        module = "blsp.sft" if "deepspeed" in path.stem else "blsp.train"
+        assert f"{command} -m {module} RECIPE" in header(path)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_accelerate_reads_it_and_the_recipe_decides_on_precision(path: Path) -> None:
-    kinds = {"multi_gpu": DistributedType.MULTI_GPU, "fsdp2": DistributedType.FSDP}
-    config = read(path)
-    assert config.distributed_type == kinds[path.stem]
+def test_accelerate_reads_the_settings_of_deepspeed() -> None:
+    config = read(FOLDER / "untested" / "deepspeed_zero3.yaml")
+    assert config.distributed_type == DistributedType.DEEPSPEED
+    assert (config.deepspeed_config or {})["zero_stage"] == 3
+    assert (config.deepspeed_config or {})["zero3_save_16bit_model"] is True
+
+
+@pytest.mark.parametrize("name", ["multi_gpu.yaml", "untested/fsdp2.yaml"])
+def test_accelerate_reads_it_and_the_recipe_decides_on_precision(name: str) -> None:
+    kinds = {
+        "multi_gpu.yaml": DistributedType.MULTI_GPU,
+        "untested/fsdp2.yaml": DistributedType.FSDP,
+    }
+    config = read(FOLDER / name)
+    assert config.distributed_type == kinds[name]
     assert config.mixed_precision == "no" and config.dynamo_config == {}
     assert (config.num_machines, config.num_processes) == (1, 2)
 

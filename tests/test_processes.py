@@ -19,6 +19,7 @@ import pytest
 import torch
 from processes import CASES, SAVED, STEPS, changes, results_of, run_case
 from safetensors.torch import load_file
+from test_sft import RECIPE as TEXT_RECIPE
 from test_train import RECIPE
 from torch import Tensor
 from training import read_log, save_models, write_conversations
@@ -263,3 +264,24 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_been(
     assert kills >= 3
     finish(train(processes, killed, "--resume", optimizer=optimizer))
     check_same(tmp_path / "whole" / "run", tmp_path / "killed" / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["none", "all"])
+def test_two_processes_learn_from_text(scope: str, folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "text.yaml"
+    data = folder / "data" / "conversations.jsonl"
+    recipe.write_text(
+        TEXT_RECIPE.format(data=data, llm=folder / "llm", output=tmp_path / "run"), encoding="utf-8"
+    )
+    changes = f"model.lora.scope={scope}", "training.steps=30", "training.eval_steps=30"
+    told = finish(launch(2, "-m", "blsp.sft", str(recipe), *changes))
+    assert "on 2 process(es)" in told
+    right = [
+        row["eval_answers_right"]
+        for row in read_log(tmp_path / "run")
+        if "eval_answers_right" in row
+    ]
+    assert right[0] == 0.0 and right[-1] > 0.5
+    resumed = finish(launch(2, "-m", "blsp.sft", str(recipe), *changes, "--resume"))
+    assert "finished already" in resumed

@@ -92,6 +92,16 @@ def test_a_second_run_does_not_overwrite_the_first(recipe: str) -> None:
         main([recipe, "training.steps=1"])
 
 
+def test_a_finished_run_is_not_gone_on_with(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([recipe]) == 0
+    capsys.readouterr()
+    assert main([recipe, "--resume"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("finished already: ") and "step " not in told
+
+
 @pytest.mark.parametrize("change", ["training.optimizer=muon", "model.lora.scope=speech"])
 def test_a_run_does_not_go_on_with_other_parts_in_training(change: str, recipe: str) -> None:
     assert main([recipe]) == 0
@@ -116,7 +126,7 @@ def test_a_dry_run_tells_much_and_leaves_nothing(
     assert "of speech>" in told
     assert "every trained weight has a gradient" in told
     assert "4 steps (2.0 epochs) take at most" in told
-    assert "serves with: blsp serve" in told
+    assert "serves with: blsp chat; the language model is untouched" in told
 
 
 @pytest.mark.parametrize(
