@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from blsp.errors import InputError
 from blsp.model.foundations import (
@@ -27,6 +27,8 @@ from blsp.train import find_recipe
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
+
+Ask = Literal["always", "if needed", "never"]
 
 _SECONDS_TO_ANSWER = 20.0
 
@@ -95,7 +97,7 @@ def fetch(recipe: Recipe, *, report: Callable[[str], None]) -> None:
         InputError: one line on what cannot be had, before anything is downloaded.
     """
     downloads = []
-    for base, found in look_up(recipe, ask_first=True):
+    for base, found in look_up(recipe, ask="always"):
         if isinstance(found, InputError):
             raise found
         if isinstance(found, Path):
@@ -114,13 +116,14 @@ def fetch(recipe: Recipe, *, report: Callable[[str], None]) -> None:
 
 
 def look_up(
-    recipe: Recipe, *, ask_first: bool
+    recipe: Recipe, *, ask: Ask
 ) -> Iterator[tuple[BaseModel, Path | Download | InputError]]:
     """Each base model of a recipe, with the folder it lies in, the download, or why there is none.
 
     Args:
         recipe: is not changed.
-        ask_first: the hub is asked for what is in the cache too, where an older version may be.
+        ask: when to ask the hub; `always` is also for what is in the cache, where an older commit
+            may be.
     """
     wanted = recipe.model
     for base in (
@@ -129,16 +132,18 @@ def look_up(
     ):
         following: BaseModel | None = base
         while following is not None:
-            found = _look_for(following, ask_first=ask_first)
+            found = _look_for(following, ask)
             yield following, found
             following = _find_inner(following, found)
 
 
-def _look_for(base: BaseModel, *, ask_first: bool) -> Path | Download | InputError:
+def _look_for(base: BaseModel, ask: Ask) -> Path | Download | InputError:
     try:
         local = find_base(base)
-        if local is None and not ask_first:
+        if local is None and ask != "always":
             local = find_cached(base.source, base.revision)
+        if local is None and ask == "never":
+            return InputError(f"{base.source}: expected it here, found it nowhere; `blsp fetch`")
         return local or plan_download(base)
     except InputError as error:
         return error
@@ -243,8 +248,12 @@ def cache_folder() -> Path:
 
 def free_bytes(folder: Path) -> int:
     """Room on the disk of a folder that need not exist yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(nearest_folder(folder)).free
+
+
+def nearest_folder(folder: Path) -> Path:
+    """The folder itself, or the one above that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
 def get_file(download: Download, name: str) -> Path:
@@ -304,14 +313,18 @@ def _explain(base: BaseModel, error: Exception) -> FetchError:
         expected, found = "a network to download it from", "HF_HUB_OFFLINE=1"
         advice = "unset it where there is a network"
     elif isinstance(error, GatedRepoError):
-        expected, found = "access to it", "that it is gated and you have none"
+        expected, found = "access to it", "a gated repository and no access"
         advice = f"accept its licence at {constants.ENDPOINT}/{base.source}, then {login}"
     elif isinstance(error, RevisionNotFoundError):
         expected, found = f"the revision {base.revision}", "no such branch, tag or commit"
         advice = "check the revision"
     elif isinstance(error, RepositoryNotFoundError | HFValidationError):
-        expected, found = f"a {base.what} folder or hub id", "neither"
+        expected = f"a {base.what} folder or hub id"
+        found = "neither a folder nor a repository of that name"
         advice = f"check the name; if it is private, {login}"
+    elif isinstance(error, PermissionError):
+        expected, found = "a cache that can be written to", str(error)
+        advice = "set HF_HOME to a folder of yours"
     else:
         expected = f"an answer of {constants.ENDPOINT}"
         found = " ".join(str(error).split())[:200] or type(error).__name__

@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_: Any) -> None:
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """Say nothing."""
 
     def do_HEAD(self) -> None:
@@ -172,14 +172,30 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha1(path.read_bytes()).hexdigest()
+    """Of what its repository keeps: the pointer of a large file names its SHA-256."""
+    kind = hashlib.sha256 if is_large(path) else hashlib.sha1
+    return kind(path.read_bytes()).hexdigest()
+
+
+def is_large(path: Path) -> bool:
+    return path.suffix == ".safetensors"
 
 
 def _entry(folder: Path, path: Path) -> dict[str, Any]:
-    name = path.relative_to(folder).as_posix()
-    return {"type": "file", "path": name, "size": path.stat().st_size, "oid": _digest(path)}
+    name, size = path.relative_to(folder).as_posix(), path.stat().st_size
+    entry = {"type": "file", "path": name, "size": size, "oid": _pointer(path)}
+    if is_large(path):
+        entry["lfs"] = {"oid": _digest(path), "size": size, "pointerSize": 134}
+    return entry
 
 
 def _sibling(folder: Path, path: Path) -> dict[str, Any]:
-    name = path.relative_to(folder).as_posix()
-    return {"rfilename": name, "size": path.stat().st_size, "blobId": _digest(path)}
+    name, size = path.relative_to(folder).as_posix(), path.stat().st_size
+    sibling = {"rfilename": name, "size": size, "blobId": _pointer(path)}
+    if is_large(path):
+        sibling["lfs"] = {"sha256": _digest(path), "size": size, "pointerSize": 134}
+    return sibling
+
+
+def _pointer(path: Path) -> str:
+    return hashlib.sha1(_digest(path).encode()).hexdigest() if is_large(path) else _digest(path)

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 from hub import TOKEN, Hub, serve, use
+from huggingface_hub.utils import filter_repo_objects
 from model.conftest import save_llm, save_whisper
 from test_train import RECIPE
 from training import write_conversations
 
 from blsp.cli import main
 from blsp.model.foundations import find_cached, load_encoder, load_llm, loaded_patterns
+from blsp.shipped import MODELS
+from tests.data_prep.conftest import write_audio
 
 LLM, WHISPER = "org/tiny-llm", "org/tiny-whisper"
 CLUTTER = (
@@ -145,6 +148,28 @@ def test_a_connection_that_breaks_off_goes_on_where_it_was(
     assert (stored / "model.safetensors").read_bytes() == wanted
 
 
+def test_a_newer_commit_costs_only_the_files_that_changed(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(root / "org", tmp_path / "hub" / "org")
+    recipe = write_recipe(tmp_path)
+    with serve(tmp_path / "hub") as hub:
+        use(hub, tmp_path / "cache", monkeypatch)
+        assert main(["fetch", recipe]) == 0
+        before = find_cached(LLM, None)
+        hub.served.clear()
+        (hub.root / LLM / "added_tokens.json").write_text("{}")
+        capsys.readouterr()
+        assert main(["fetch", recipe]) == 0
+        assert "): 1 of 7 files, 0.0 MB\n" in capsys.readouterr().out
+        assert hub.names() == {"added_tokens.json"}
+    after = find_cached(LLM, None)
+    assert before and after and before != after
+
+
 def test_lora_weights_bring_their_base_model(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,7 +224,7 @@ def test_a_gated_model_takes_a_token(
     hub.gated = {LLM}
     recipe = write_recipe(tmp_path)
     assert fails(["fetch", recipe], capsys) == (
-        f"blsp: {LLM}: expected access to it, found that it is gated and you have none; accept "
+        f"blsp: {LLM}: expected access to it, found a gated repository and no access; accept "
         f"its licence at {hub.url}/{LLM}, then `hf auth login`, or set HF_TOKEN to a token of "
         "yours\n"
     )
@@ -213,8 +238,9 @@ def test_an_unknown_model_is_one_line(
     name: str, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fails(["fetch", write_recipe(tmp_path, llm=name)], capsys) == (
-        f"blsp: {name}: expected a language model folder or hub id, found neither; check the "
-        "name; if it is private, `hf auth login`, or set HF_TOKEN to a token of yours\n"
+        f"blsp: {name}: expected a language model folder or hub id, found neither a folder "
+        "nor a repository of that name; check the name; if it is private, `hf auth login`, or set "
+        "HF_TOKEN to a token of yours\n"
     )
 
 
@@ -272,40 +298,93 @@ def test_an_interrupted_download_is_said_to_be_so_when_training_begins(
 @pytest.mark.parametrize(
     ("there", "weights"),
     [
-        ({"model.safetensors", "pytorch_model.bin"}, "model.safetensors"),
-        ({"model.safetensors.index.json"}, "model.safetensors"),
-        ({"pytorch_model.bin"}, "pytorch_model.bin"),
+        ({"model.safetensors", "pytorch_model.bin"}, {"model.safetensors"}),
+        (
+            {"model.safetensors.index.json", "model-00001-of-00001.safetensors"},
+            {"model.safetensors.index.json", "model-00001-of-00001.safetensors"},
+        ),
+        ({"pytorch_model.bin", "training_args.bin"}, {"pytorch_model.bin"}),
     ],
 )
 def test_pickled_weights_are_downloaded_where_there_are_no_others(
-    there: set[str], weights: str
+    there: set[str], weights: set[str]
 ) -> None:
-    assert loaded_patterns(there.__contains__)[0] == weights
+    patterns = loaded_patterns(there.__contains__)
+    assert set(filter_repo_objects(there, allow_patterns=patterns)) == weights
 
 
-def run(argv: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, which reads its environment on import."""
-    return subprocess.run(
-        [sys.executable, "-m", "blsp", *argv],
+@pytest.mark.parametrize("model", MODELS)
+def test_the_files_of_the_shipped_models_are_all_loaded(model: str) -> None:
+    """The Whisper's tokenizer and table of spellings among them, which the cascade needs."""
+    names = {path.name for path in MODELS[model].iterdir()}
+    patterns = loaded_patterns(names.__contains__)
+    assert set(filter_repo_objects(names, allow_patterns=patterns)) == names
+
+
+def run(code: str, **environment: str) -> str:
+    """Run code in a process of its own, which reads its environment on import; what it prints."""
+    begin = "import sys; from blsp.cli import main\n"
+    done = subprocess.run(
+        [sys.executable, "-c", begin + code],
         capture_output=True,
         text=True,
         env=os.environ | environment,
     )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A recipe with data, for processes that are to go offline."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    write_conversations(tmp_path / "data")
+    return write_recipe(tmp_path)
 
 
 def test_a_machine_that_goes_offline_trains_from_the_cache(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, recipe: str
 ) -> None:
-    """The variables of the hub's client work, and nothing else of the network is asked."""
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    recipe = write_recipe(tmp_path)
-    write_conversations(tmp_path / "data")
+    """The variables of the hub's client work, and no host is asked when there is none."""
     home = str(tmp_path / "home")
     with serve(root) as hub:
-        fetched = run(["fetch", recipe], HF_ENDPOINT=hub.url, HF_HOME=home)
-    assert fetched.returncode == 0, fetched.stderr
-    trained = run(
-        ["train", recipe, "--dry-run"], HF_ENDPOINT=hub.url, HF_HOME=home, HF_HUB_OFFLINE="1"
+        run(f"sys.exit(main(['fetch', {recipe!r}]))", HF_ENDPOINT=hub.url, HF_HOME=home)
+    told = run(
+        f"sys.exit(main(['train', {recipe!r}, '--dry-run']))",
+        HF_ENDPOINT=hub.url,
+        HF_HOME=home,
+        HF_HUB_OFFLINE="1",
     )
-    assert trained.returncode == 0, trained.stderr
-    assert "every trained weight has a gradient" in trained.stdout
+    assert "every trained weight has a gradient" in told
+
+
+@pytest.mark.slow
+def test_the_whole_way_works_offline_with_the_shipped_models(tmp_path: Path, recipe: str) -> None:
+    """Training, then scores beside the cascade, which takes the whole Whisper."""
+    for name, model in ((LLM, "blsp/tiny-llm"), (WHISPER, "blsp/tiny-whisper")):
+        (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hub" / name).symlink_to(MODELS[model])
+    (tmp_path / "spoken").mkdir()
+    for name, text in (("a", "Turn on the light."), ("b", "What is the time?")):
+        write_audio(tmp_path / "spoken" / f"{name}.wav")
+        (tmp_path / "spoken" / f"{name}.txt").write_text(text)
+    home = str(tmp_path / "home")
+    with serve(tmp_path / "hub") as hub:
+        run(f"sys.exit(main(['fetch', {recipe!r}]))", HF_ENDPOINT=hub.url, HF_HOME=home)
+    commands = (
+        ["train", recipe],
+        ["prep", "folder", str(tmp_path / "spoken"), "--out", str(tmp_path)],
+        [
+            "bench",
+            "asr",
+            str(tmp_path / "out" / "checkpoint"),
+            "--manifest",
+            str(tmp_path / "spoken.jsonl"),
+            "--out",
+            str(tmp_path / "scores"),
+        ],
+    )
+    offline = {"HF_ENDPOINT": hub.url, "HF_HOME": home, "HF_HUB_OFFLINE": "1"}
+    run(f"sys.exit(any(main(command) for command in {commands!r}))", **offline)
+    results = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert {"speech", "text bound", "cascade"} <= {row["system"] for row in results["rows"]}
