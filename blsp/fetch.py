@@ -22,12 +22,14 @@ from blsp.model.foundations import (
     loaded_patterns,
     read_inner,
 )
-from blsp.recipe import Recipe, load_recipe
+from blsp.recipe import Recipe, RecipeModel, load_recipe
+from blsp.sft import TextRecipe
 from blsp.train import find_recipe
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
+AnyRecipe = Recipe | TextRecipe
 Ask = Literal["always", "if needed", "never"]
 
 _SECONDS_TO_ANSWER = 20.0
@@ -85,12 +87,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("recipe", help="YAML file, or the name of a shipped recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="model.llm=...")
     options = parser.parse_args(argv)
-    recipe, _ = load_recipe(find_recipe(options.recipe), options.overrides)
-    fetch(recipe, report=print)
+    fetch(read_recipe(options.recipe, options.overrides), report=print)
     return 0
 
 
-def fetch(recipe: Recipe, *, report: Callable[[str], None]) -> None:
+def fetch(recipe: AnyRecipe, *, report: Callable[[str], None]) -> None:
     """Download the base models of a recipe; those that lie in folders stay there.
 
     Raises:
@@ -115,8 +116,21 @@ def fetch(recipe: Recipe, *, report: Callable[[str], None]) -> None:
 # --- what a recipe names, and where it is ---------------------------------------------------------
 
 
+def read_recipe(name: str, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """A recipe of a run on speech or on text; the command in its header says which.
+
+    Raises:
+        InputError: there is none, or a value in it cannot work.
+    """
+    path = find_recipe(name)
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if "\n# command: blsp sft" in text:
+        return load_recipe(path, overrides, schema=TextRecipe)[0]
+    return load_recipe(path, overrides)[0]
+
+
 def look_up(
-    recipe: Recipe, *, ask: Ask
+    recipe: AnyRecipe, *, ask: Ask
 ) -> Iterator[tuple[BaseModel, Path | Download | InputError]]:
     """Each base model of a recipe, with the folder it lies in, the download, or why there is none.
 
@@ -126,10 +140,11 @@ def look_up(
             may be.
     """
     wanted = recipe.model
-    for base in (
-        BaseModel(what="language model", source=wanted.llm, revision=wanted.llm_revision),
-        BaseModel(what="Whisper", source=wanted.encoder, revision=wanted.encoder_revision),
-    ):
+    named = [BaseModel(what="language model", source=wanted.llm, revision=wanted.llm_revision)]
+    if isinstance(wanted, RecipeModel):
+        whisper = BaseModel(what="Whisper", source=wanted.encoder, revision=wanted.encoder_revision)
+        named.append(whisper)
+    for base in named:
         following: BaseModel | None = base
         while following is not None:
             found = _look_for(following, ask)

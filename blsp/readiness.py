@@ -12,6 +12,7 @@ from pathlib import Path
 from blsp.checkpoint import is_complete
 from blsp.errors import InputError
 from blsp.fetch import (
+    AnyRecipe,
     BaseModel,
     Download,
     FetchError,
@@ -22,16 +23,17 @@ from blsp.fetch import (
     get_file,
     look_up,
     nearest_folder,
+    read_recipe,
 )
 from blsp.findings import Finding
 from blsp.hardware import find_training_memory
 from blsp.memory import Forecast
 from blsp.model.foundations import read_llm_config, read_whisper_config
 from blsp.preflight import checkpoint_bytes
-from blsp.recipe import Recipe, load_recipe
+from blsp.recipe import Recipe
 from blsp.shipped import list_recipes
 from blsp.sizing import forecast_recipe
-from blsp.train import find_recipe, import_extensions, resolve
+from blsp.train import import_extensions, resolve
 from blsp.trainer import is_there
 
 Located = tuple[BaseModel, Path | Download | InputError]
@@ -43,12 +45,14 @@ def check_recipe(name: str, overrides: Sequence[str]) -> list[Finding]:
     Raises:
         InputError: there is no such recipe, or a value in it cannot work.
     """
-    recipe, _ = load_recipe(find_recipe(name), overrides)
+    recipe = read_recipe(name, overrides)
     bases = list(look_up(recipe, ask="if needed"))
-    forecast = forecast_bases(resolve(recipe), bases)
-    known = isinstance(forecast, Forecast)
     downloads = sum(found.size for _, found in bases if isinstance(found, Download))
-    checkpoints = checkpoint_bytes(forecast.gradients // 4, recipe.training) if known else None
+    forecast, checkpoints = None, None
+    if isinstance(recipe, Recipe):
+        forecast = forecast_bases(resolve(recipe), bases)
+        if isinstance(forecast, Forecast):
+            checkpoints = checkpoint_bytes(forecast.gradients // 4, recipe.training)
     return [
         *check_packages(recipe),
         *(check_base(base, found, name) for base, found in bases),
@@ -65,9 +69,10 @@ def check_shipped() -> list[Finding]:
     """
     findings = []
     for name in list_recipes():
-        recipe, _ = load_recipe(find_recipe(name))
+        recipe = read_recipe(name)
         bases = list(look_up(recipe, ask="never"))
-        if not any(isinstance(found, InputError) for _, found in bases):
+        here = not any(isinstance(found, InputError) for _, found in bases)
+        if here and isinstance(recipe, Recipe):
             fits = check_memory(recipe, forecast_bases(resolve(recipe), bases))
             # Nobody asked to run it: what does not fit is nothing to put right.
             state = "note" if fits.state == "bad" else fits.state
@@ -75,9 +80,9 @@ def check_shipped() -> list[Finding]:
     return findings
 
 
-def check_packages(recipe: Recipe) -> Iterator[Finding]:
+def check_packages(recipe: AnyRecipe) -> Iterator[Finding]:
     """What this recipe imports and others do not."""
-    if recipe.model.llm_bits < 16:
+    if isinstance(recipe, Recipe) and recipe.model.llm_bits < 16:
         name = "bitsandbytes"
         why = f"for model.llm_bits: {recipe.model.llm_bits}"
         if find_spec(name):
@@ -85,7 +90,8 @@ def check_packages(recipe: Recipe) -> Iterator[Finding]:
         else:
             yield Finding(state="bad", name=name, found="missing", advice=f"pip install it, {why}")
     try:
-        import_extensions(recipe)
+        if isinstance(recipe, Recipe):
+            import_extensions(recipe)
         for tracker in recipe.training.trackers:
             is_there(tracker)
     except InputError as error:
@@ -108,7 +114,7 @@ def check_base(base: BaseModel, found: Path | Download | InputError, name: str) 
     return Finding(state="bad", name=base.source, found=str(found))
 
 
-def check_data(recipe: Recipe) -> Iterator[Finding]:
+def check_data(recipe: AnyRecipe) -> Iterator[Finding]:
     """Whether the files are there that the recipe reads; what is in them is not looked at."""
     for key, paths in (("data.train", recipe.data.train), ("data.dev", recipe.data.dev)):
         missing = [path for path in paths if not path.is_file()]
@@ -118,7 +124,7 @@ def check_data(recipe: Recipe) -> Iterator[Finding]:
             yield Finding(state="bad", name=key, found=f"no {missing[0]}{more}", advice=advice)
         elif paths:
             yield Finding(state="ok", name=key, found=", ".join(map(str, paths)))
-    start = recipe.model.init_from
+    start = recipe.model.init_from if isinstance(recipe, Recipe) else None
     if start is not None and not is_complete(Path(start)):
         advice = "expected the folder of a finished checkpoint"
         yield Finding(state="bad", name="model.init_from", found=f"none in {start}", advice=advice)
@@ -173,12 +179,12 @@ def config_folder(found: Path | Download | InputError) -> Path | None:
     return found if isinstance(found, Path) and found.is_dir() else None
 
 
-def check_memory(recipe: Recipe, forecast: Forecast | InputError | None) -> Finding:
+def check_memory(recipe: AnyRecipe, forecast: Forecast | InputError | None) -> Finding:
     """Whether a step fits into the memory of what would train here."""
     if isinstance(forecast, InputError):
         return Finding(state="bad", name="base models", found=str(forecast))
-    if forecast is None:
-        found = "not forecast: it takes config.json of both base models"
+    if forecast is None or not isinstance(recipe, Recipe):
+        found = "not forecast: it takes config.json of a language model and of a Whisper"
         return Finding(state="note", name="memory", found=found)
     device, room = find_training_memory()
     found = f"{describe_size(forecast.total)} forecast, {device} has {describe_size(room)}"

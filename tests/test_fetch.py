@@ -19,6 +19,7 @@ from training import write_conversations
 
 from blsp.cli import main
 from blsp.model.foundations import find_cached, load_encoder, load_llm, loaded_patterns
+from blsp.readiness import check_recipe
 from blsp.shipped import MODELS
 from tests.data_prep.conftest import write_audio
 
@@ -184,6 +185,16 @@ def test_lora_weights_bring_their_base_model(
         assert f"language model {LLM} (" in capsys.readouterr().out
     assert find_cached(LLM, "v1") is not None
     assert find_cached("org/lora", None) is not None
+
+
+def test_a_recipe_on_text_takes_no_whisper(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fetch", "tiny/chat", f"model.llm={LLM}"]) == 0
+    assert "Whisper" not in capsys.readouterr().out
+    found = {finding.name: finding for finding in check_recipe("tiny/chat", [f"model.llm={LLM}"])}
+    assert found[LLM].state == "ok"
+    assert (found["data.train"].state, found["memory"].state) == ("bad", "note")
 
 
 def test_the_revision_of_a_recipe_is_taken(

@@ -179,13 +179,12 @@ def test_shipped_recipes_are_looked_at_without_asking_any_host(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert check_shipped() == []
+    shown = {finding.name: finding.state for finding in check_shipped()}
+    assert shown == {"tiny/supervised": "ok"}  # its models travel with the package
     for name, source in (("Qwen/Qwen2.5-0.5B-Instruct", LLM), ("openai/whisper-small", WHISPER)):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).symlink_to(hub.root / source)
-    [fits] = check_shipped()
-    assert (fits.state, fits.name) == ("ok", "starter")
+    assert "ok" in {finding.state for finding in check_shipped() if finding.name == "starter"}
     monkeypatch.setattr(readiness, "find_training_memory", lambda: ("A small card", 1_000_000))
-    [too_large] = check_shipped()
-    assert too_large.state == "note"
+    assert {finding.state for finding in check_shipped()} == {"note"}
     assert hub.requests == 0
