@@ -21,6 +21,7 @@ from blsp.shipped import Folder, copy_recipe, list_programs, list_recipes, progr
 COMMANDS = {
     "quickstart": ("blsp.tiny.quickstart:main", "run the main job on the embedded tiny world"),
     "doctor": ("blsp.doctor:main", "say what is installed, missing, and fast on this machine"),
+    "fetch": ("blsp.fetch:main", "download the base models of a recipe, to be offline later"),
     "recipes": ("blsp.cli:run_recipes", "list the shipped recipes, or copy one to edit it"),
     "prep": ("blsp.cli:run_prep", "turn a corpus on disk into manifests"),
     "data": ("blsp.data:main", "validate or show a manifest or conversations"),

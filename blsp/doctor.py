@@ -1,8 +1,9 @@
 """`blsp doctor`: what is installed against what is asked for, and what this machine can do.
 
 It answers the first question of most bug reports. The ranges come from the installed package's own
-metadata, so they are written once, in pyproject.toml. Nothing enters but the machine; a table
-leaves, and exit code 1 when something that every command needs is missing or out of range.
+metadata, so they are written once, in pyproject.toml. The machine enters, and a recipe if one is
+named; a table leaves, and exit code 1 when something that every command needs, or the recipe, is
+missing or out of range. No host is asked, unless a recipe names a model that is not here.
 """
 
 import argparse
@@ -10,33 +11,24 @@ import importlib.metadata
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from packaging.requirements import Requirement
 
 from blsp import __version__
+from blsp.findings import Finding, format_findings
 from blsp.hardware import find_nvidia_driver, measure_bf16_speedup
 from blsp.shipped import PACKAGE
 
 NEEDED_FORMATS = ("WAV", "FLAC", "MP3", "OGG")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One line of the report: `bad` fails the command, `note` only informs."""
-
-    state: Literal["ok", "bad", "note"]
-    name: str
-    found: str
-    advice: str = ""
-
-
 def main(argv: Sequence[str]) -> int:
     """Print the report; return 1 when the core is not in order."""
     parser = argparse.ArgumentParser(prog="blsp doctor", description="Look this machine over.")
-    parser.parse_args(argv)
+    parser.add_argument("recipe", nargs="?", help="say too whether this recipe can be run here")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="model.llm=...")
+    options = parser.parse_args(argv)
     print(f"blsp {__version__}, Python {platform.python_version()}, {platform.platform()}")
     core, extras = read_requirements()
     sections: list[tuple[str, Callable[[], list[Finding]]]] = [
@@ -45,6 +37,10 @@ def main(argv: Sequence[str]) -> int:
         ("machine", check_machine),
         ("audio", check_audio),
         ("tiny world", check_tiny),
+        (
+            f"recipe {options.recipe}" if options.recipe else "recipes",
+            lambda: check_recipes(core, options.recipe, options.overrides),
+        ),
     ]
     bad = 0
     for title, check in sections:
@@ -198,12 +194,12 @@ def _check_espeak() -> Finding:
     return Finding(state="ok" if data.is_dir() else "note", name="eSpeak NG", found=found)
 
 
-def format_findings(findings: list[Finding]) -> str:
-    """Return the findings as aligned lines."""
-    names = max((len(finding.name) for finding in findings), default=0)
-    short = [len(finding.found) for finding in findings if finding.advice]
-    return "\n".join(
-        f"  {finding.state:<4}  {finding.name:<{names}}  "
-        f"{finding.found:<{max(short, default=0)}}  {finding.advice}".rstrip()
-        for finding in findings
-    )
+def check_recipes(
+    core: list[Requirement], recipe: str | None, overrides: Sequence[str]
+) -> list[Finding]:
+    """Whether a recipe can be run here; without one, which of the shipped ones fit."""
+    if any(find_version(requirement.name) is None for requirement in core):
+        return []  # what looks at recipes imports them all, and they are called missing above
+    from blsp.readiness import check_recipe, check_shipped
+
+    return check_shipped() if recipe is None else check_recipe(recipe, overrides)

@@ -54,6 +54,16 @@ def choose_cpu_dtype() -> Any:
     return torch.bfloat16 if measure_bf16_speedup() > _WORTH_BF16 else torch.float32
 
 
+def find_training_memory() -> tuple[str, int]:
+    """Return what would train here, as a person calls it, and the bytes of memory it has."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+    return "RAM", psutil.virtual_memory().total
+
+
 def describe_hardware() -> str:
     """Return processor, cores and GPU of this machine, as a result names them."""
     import torch

@@ -109,13 +109,21 @@ def describe_run(
     hours = float(dataset.durations.sum()) / 3600
     whole = describe_seconds(seconds * config.accumulation * steps)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    stored = 4 * trained * (3 * (config.keep_checkpoints + 1) + 1)
+    stored = checkpoint_bytes(trained, config)
     return [
         f"{len(dataset):,} conversations, {hours:,.2f} h of audio, {an_epoch:,} steps an epoch",
         f"{steps:,} steps ({steps / an_epoch:.1f} epochs) take at most {whole} here, at "
         f"{seconds:.3f} s for the largest batch, without evaluation",
         f"checkpoints take {stored / 1e9:.2f} GB of disk, one more while it is written",
     ]
+
+
+def checkpoint_bytes(trained: int, config: TrainingConfig) -> int:
+    """What the checkpoints of a run take on the disk, one more included while it is written.
+
+    Each to resume from holds so many trained weights and two moments of each; the last one weights.
+    """
+    return 4 * trained * (3 * (config.keep_checkpoints + 1) + 1)
 
 
 def run_preflight(

@@ -4,7 +4,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from blsp import doctor
-from blsp.doctor import Finding, check_core, check_extra, check_package, format_findings
+from blsp.doctor import check_core, check_extra, check_package
+from blsp.findings import Finding, format_findings
 
 LINES = ["torch>=2", "gradio>=6; extra == 'demo'", "no-such-package>1; extra == 'tiny'"]
 
@@ -78,8 +79,8 @@ def test_only_a_bad_finding_fails_the_command(
     state: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finding = Finding(state=state, name="x", found="y")  # pyright: ignore[reportArgumentType]
-    for check in ("check_machine", "check_audio", "check_tiny"):
-        monkeypatch.setattr(doctor, check, lambda: [])
+    for check in ("check_machine", "check_audio", "check_tiny", "check_recipes"):
+        monkeypatch.setattr(doctor, check, lambda *_: [])
     monkeypatch.setattr(doctor, "check_core", lambda requirements: [finding])
     assert doctor.main([]) == code
     assert "1 to put right" in capsys.readouterr().out if code else True

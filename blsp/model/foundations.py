@@ -7,6 +7,7 @@ fingerprint of its weights.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from blsp.checkpoint import DELTA, MARKER, fingerprint_folder, fingerprint_tenso
 from blsp.errors import InputError
 from blsp.model.encoder import BlspWhisperEncoder
 from blsp.shipped import MODELS
+
+LORA_CONFIG = "adapter_config.json"
+"""What makes a folder one of the PEFT library's."""
+LORA_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +91,7 @@ def load_llm(
     """
     options = options or LlmOptions()
     folder = resolve_folder(source, revision, what="language model")
-    if (folder / "adapter_config.json").is_file():
+    if (folder / LORA_CONFIG).is_file():
         return _load_peft(folder, source, options)
     config = read_config(folder, source)
     _refuse_llm(config, source)
@@ -143,6 +148,16 @@ def check_loaded(source: str | Path, *, missing: Any, unexpected: Any) -> None:
             )
 
 
+def read_llm_config(folder: Path, source: str | Path) -> PreTrainedConfig:
+    """The configuration of a decoder-only language model.
+
+    Raises:
+        InputError: of something else.
+    """
+    _refuse_llm(read_config(folder, source), source)
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
 def _refuse_llm(config: dict[str, Any], source: str | Path) -> None:
     kind = str(config.get("model_type"))
     if kind not in CONFIG_MAPPING:
@@ -173,19 +188,13 @@ def _load_peft(
 ) -> tuple[PreTrainedModel, Base]:
     from peft import PeftModel
 
-    table = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    inner = table.get("base_model_name_or_path")
-    if not inner:
-        raise InputError(
-            f"{folder}: expected adapter_config.json to name its base model, found none; merge it "
-            "yourself and pass the merged folder"
-        )
+    inner, revision = read_inner(folder)
     if options.quantization_config:
         raise InputError(
             f"{source}: expected 16-bit loading, found LoRA weights to merge and 4-bit loading; "
             "merge them first and pass the merged folder"
         )
-    model, base = load_llm(inner, revision=table.get("revision"), options=options)
+    model, base = load_llm(inner, revision=revision, options=options)
     merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # type: ignore[operator]
     adapter = fingerprint_tensors(_lora_tensors(folder))
     return merged, Base(
@@ -195,10 +204,26 @@ def _load_peft(
     )
 
 
+def read_inner(folder: Path) -> tuple[str, str | None]:
+    """The base model, and its revision, that a PEFT folder is to be merged into.
+
+    Raises:
+        InputError: it names none.
+    """
+    table = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
+    inner = table.get("base_model_name_or_path")
+    if not inner:
+        raise InputError(
+            f"{folder}: expected {LORA_CONFIG} to name its base model, found none; merge it "
+            "yourself and pass the merged folder"
+        )
+    return inner, table.get("revision")
+
+
 def _lora_tensors(folder: Path) -> list[tuple[str, torch.Tensor]]:
     from safetensors.torch import load_file
 
-    path = folder / "adapter_model.safetensors"
+    path = folder / LORA_WEIGHTS
     if not path.is_file():
         raise InputError(f"{path}: expected LoRA weights, found no file; save them as safetensors")
     return sorted(load_file(path).items())
@@ -236,16 +261,25 @@ def load_encoder(
     )
 
 
-def _load_whisper(folder: Path, source: str | Path) -> BlspWhisperEncoder:
+def read_whisper_config(folder: Path, source: str | Path) -> WhisperConfig:
+    """The configuration of a Whisper.
+
+    Raises:
+        InputError: of something else.
+    """
     kind = read_config(folder, source).get("model_type")
     if kind != "whisper":
         raise InputError(
             f"{source}: expected a Whisper model, found model_type {kind!r}; pass a Whisper "
             "folder, hub id or openai-whisper .pt file"
         )
+    return WhisperConfig.from_pretrained(folder)
+
+
+def _load_whisper(folder: Path, source: str | Path) -> BlspWhisperEncoder:
     loaded: Any = BlspWhisperEncoder.from_pretrained(
         folder,
-        config=AutoConfig.from_pretrained(folder),
+        config=read_whisper_config(folder, source),
         key_mapping={r"^(model\.)?encoder\.": ""},
         output_loading_info=True,
         dtype="auto",
@@ -338,8 +372,12 @@ def _rename(name: str) -> str:
 # --- where files lie ------------------------------------------------------------------------------
 
 
-def resolve_folder(source: str | Path, revision: str | None, *, what: str) -> Path:
-    """The folder of a model: itself, one of the package, or the snapshot of a hub id."""
+def find_local(source: str | Path, *, what: str) -> Path | None:
+    """The folder of a source that is a path or a model of the package; None for a hub id.
+
+    Raises:
+        InputError: it can only be a path, and no folder lies there.
+    """
     if Path(source).is_dir():
         return Path(source)
     if str(source) in MODELS:
@@ -349,6 +387,14 @@ def resolve_folder(source: str | Path, revision: str | None, *, what: str) -> Pa
         raise InputError(
             f"{source}: expected a {what} folder or hub id, found no such folder; check the path"
         )
+    return None
+
+
+def resolve_folder(source: str | Path, revision: str | None, *, what: str) -> Path:
+    """The folder of a model: itself, one of the package, or the snapshot of a hub id."""
+    folder = find_local(source, what=what)
+    if folder is not None:
+        return folder
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
@@ -360,19 +406,73 @@ def resolve_folder(source: str | Path, revision: str | None, *, what: str) -> Pa
         ) from error
 
 
+def loaded_patterns(has: Callable[[str], bool]) -> list[str]:
+    """Which files of a repository loading reads; ``has`` says whether it has one of a name.
+
+    Repositories also keep copies of the weights that nothing here reads: in other formats, and in
+    more bits (`model.fp32-00001-of-00002.safetensors`), often larger than the model itself.
+    """
+    safe = any(has(name) for name in ("model.safetensors.index.json", "model.safetensors", DELTA))
+    stem, kind = ("model", "safetensors") if safe else ("pytorch_model", "bin")
+    weights = [f"{stem}.{kind}", f"{stem}-*.{kind}", f"{stem}.{kind}-*"]
+    return [*weights, "*.json", "*.jinja", "*.txt", "*.model", LORA_WEIGHTS, DELTA, MARKER]
+
+
 def _download(source: str, revision: str | None) -> Path:
     """The hub's snapshot, or what an earlier download left when there is no network."""
     from huggingface_hub import snapshot_download
 
     cached_file(source, "config.json", revision=revision)  # says best why there is none
-    kinds = ("model.safetensors.index.json", "model.safetensors", DELTA)
-    safe = any(
-        cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-        for name in kinds
-    )
-    weights = ["model*.safetensors"] if safe else ["pytorch_model*"]
-    others = ["*.json", "*.jinja", "*.txt", "*.model", "adapter_model.safetensors", DELTA, MARKER]
-    return Path(snapshot_download(source, revision=revision, allow_patterns=weights + others))
+    listed = cached_names(source, revision)
+
+    def has(name: str) -> bool:
+        if listed is not None:
+            return name in listed
+        found = cached_file(
+            source, name, revision=revision, _raise_exceptions_for_missing_entries=False
+        )
+        return found is not None
+
+    patterns = loaded_patterns(has)
+    return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+
+
+def cached_names(source: str, revision: str | None) -> set[str] | None:
+    """All files of a repository, as an earlier download listed them; None if there was none."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        return {file.path for file in get_cached_repo_tree(source, revision=revision)}
+    except CachedRepoTreeNotFoundError:
+        return None
+
+
+def find_cached(source: str, revision: str | None) -> Path | None:
+    """The snapshot of a hub id that can be loaded without a network; None if there is none."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        listed = cached_names(source, revision)
+        if listed is None:
+            # Only whole snapshots keep a listing; else what is there counts as all there is.
+            kept = try_to_load_from_cache(source, "config.json", revision=revision)
+            listed = _names_below(Path(kept).parent) if isinstance(kept, str) else set()
+        if not any(name.endswith((".safetensors", ".bin")) for name in listed):
+            return None
+        patterns = loaded_patterns(listed.__contains__)
+        return Path(
+            snapshot_download(
+                source, revision=revision, allow_patterns=patterns, local_files_only=True
+            )
+        )
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _names_below(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def read_config(folder: Path, source: str | Path) -> dict[str, Any]:
