@@ -9,6 +9,7 @@ missing or out of range. No host is asked, unless a recipe names a model that is
 import argparse
 import importlib.metadata
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,8 +18,11 @@ from packaging.requirements import Requirement
 
 from blsp import __version__
 from blsp.findings import Finding, format_findings
-from blsp.hardware import find_nvidia_driver, measure_bf16_speedup
-from blsp.shipped import PACKAGE
+from blsp.hardware import find_nvidia_driver, find_training_memory, measure_bf16_speedup
+from blsp.shipped import PACKAGE, find_shipped, list_recipes
+
+_FORECAST = re.compile(r"takes ([\d.]+) GB, forecast")
+"""What the header of a recipe says; a test computes it anew."""
 
 NEEDED_FORMATS = ("WAV", "FLAC", "MP3", "OGG")
 
@@ -200,6 +204,30 @@ def check_recipes(
     """Whether a recipe can be run here; without one, which of the shipped ones fit."""
     if any(find_version(requirement.name) is None for requirement in core):
         return []  # what looks at recipes imports them all, and they are called missing above
-    from blsp.readiness import check_recipe, check_shipped
+    if recipe is None:
+        device, room = find_training_memory()
+        if device == "RAM":
+            found = "no GPU: quickstart and the tiny recipes run here, real ones would take days"
+            return [Finding(state="note", name="real recipes", found=found)]
+        return check_shipped(device, room)
+    from blsp.readiness import check_recipe
 
-    return check_shipped() if recipe is None else check_recipe(recipe, overrides)
+    return check_recipe(recipe, overrides)
+
+
+def check_shipped(device: str, room: int) -> list[Finding]:
+    """Which shipped recipes fit into so many bytes, by the forecasts in their headers."""
+    findings = []
+    for name in list_recipes():
+        text = (find_shipped("recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+        forecast = _FORECAST.search(" ".join(text.replace("#", " ").split()))
+        if forecast is None:
+            continue
+        fits = float(forecast[1]) * 1e9 <= room
+        found = f"{forecast[1]} GB forecast, {device} has {room / 1e9:.0f} GB"
+        advice = "" if fits else "does not fit"
+        # Nobody asked to run it: what does not fit is nothing to put right.
+        findings.append(
+            Finding(state="ok" if fits else "note", name=name, found=found, advice=advice)
+        )
+    return findings

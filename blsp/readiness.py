@@ -31,7 +31,6 @@ from blsp.memory import Forecast
 from blsp.model.foundations import read_llm_config, read_whisper_config
 from blsp.preflight import checkpoint_bytes
 from blsp.recipe import Recipe
-from blsp.shipped import list_recipes
 from blsp.sizing import forecast_recipe
 from blsp.train import import_extensions, resolve
 from blsp.trainer import is_there
@@ -60,24 +59,6 @@ def check_recipe(name: str, overrides: Sequence[str]) -> list[Finding]:
         *check_disk({cache_folder(): downloads, recipe.training.output: checkpoints}),
         check_memory(recipe, forecast),
     ]
-
-
-def check_shipped() -> list[Finding]:
-    """Whether shipped recipes fit this machine, of those whose base models are here.
-
-    No host is asked.
-    """
-    findings = []
-    for name in list_recipes():
-        recipe = read_recipe(name)
-        bases = list(look_up(recipe, ask="never"))
-        here = not any(isinstance(found, InputError) for _, found in bases)
-        if here and isinstance(recipe, Recipe):
-            fits = check_memory(recipe, forecast_bases(resolve(recipe), bases))
-            # Nobody asked to run it: what does not fit is nothing to put right.
-            state = "note" if fits.state == "bad" else fits.state
-            findings.append(Finding(state=state, name=name, found=fits.found, advice=fits.advice))
-    return findings
 
 
 def check_packages(recipe: AnyRecipe) -> Iterator[Finding]:

@@ -395,7 +395,7 @@ def build_arguments(config: TextTraining, *, evaluates: bool) -> SFTConfig:
         seed=config.seed,
         bf16=choose_dtype(config.dtype) == torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing=config.gradient_checkpointing,
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to=[name for name in config.trackers if is_there(name)],

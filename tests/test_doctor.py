@@ -4,7 +4,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from blsp import doctor
-from blsp.doctor import check_core, check_extra, check_package
+from blsp.doctor import check_core, check_extra, check_package, check_shipped
 from blsp.findings import Finding, format_findings
 
 LINES = ["torch>=2", "gradio>=6; extra == 'demo'", "no-such-package>1; extra == 'tiny'"]
@@ -84,3 +84,11 @@ def test_only_a_bad_finding_fails_the_command(
     monkeypatch.setattr(doctor, "check_core", lambda requirements: [finding])
     assert doctor.main([]) == code
     assert "1 to put right" in capsys.readouterr().out if code else True
+
+
+def test_the_recipes_that_fit_are_told_from_their_headers() -> None:
+    found = {finding.name: finding for finding in check_shipped("A card", 24 * 10**9)}
+    assert found["qwen2.5-7b-4bit"].state == "ok"
+    assert found["blsp-llama2-7b"].state == "note"
+    assert found["blsp-llama2-7b"].found == "24.9 GB forecast, A card has 24 GB"
+    assert not any(name.startswith("tiny/") for name in found)

@@ -16,7 +16,7 @@ from blsp.cli import main
 from blsp.fetch import describe_size
 from blsp.findings import Finding
 from blsp.model.foundations import read_llm_config, read_whisper_config
-from blsp.readiness import check_recipe, check_shipped
+from blsp.readiness import check_recipe
 from blsp.recipe import load_recipe
 from blsp.sizing import forecast_recipe
 
@@ -173,18 +173,3 @@ def test_packages_that_only_this_recipe_takes_are_looked_for(hub: Hub, tmp_path:
     )
     assert found["packages"].state == "bad"
     assert "found 'no_such_tracker'" in found["packages"].found
-
-
-def test_shipped_recipes_are_looked_at_without_asking_any_host(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shown = {finding.name: finding.state for finding in check_shipped()}
-    assert shown == {"tiny/supervised": "ok"}  # its models travel with the package
-    for name, source in (("Qwen/Qwen2.5-0.5B-Instruct", LLM), ("openai/whisper-small", WHISPER)):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).symlink_to(hub.root / source)
-    assert "ok" in {finding.state for finding in check_shipped() if finding.name == "starter"}
-    monkeypatch.setattr(readiness, "find_training_memory", lambda: ("A small card", 1_000_000))
-    assert {finding.state for finding in check_shipped()} == {"note"}
-    assert hub.requests == 0

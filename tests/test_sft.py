@@ -186,7 +186,7 @@ def train_with_trl(folder: Path, output: Path, steps: int) -> list[float]:
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         bf16=False,
         use_cpu=True,
         disable_tqdm=True,

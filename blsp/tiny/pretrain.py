@@ -23,7 +23,7 @@ from blsp.tiny.fitting import FitConfig, fit, probe_autocast_dtype
 from blsp.tiny.llm import PAD, build_model, build_tokenizer, pad_batch
 from blsp.tiny.world import Sentence, Split, answer, english_words, kinds, sample_sentence
 
-STEPS, BATCH, SEED = 1500, 24, 0
+STEPS, BATCH, SEED = 1000, 24, 0
 FIELDS = 6
 """Of a record, beside its text."""
 _SALADS = 0.15
