@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, WhisperConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, WhisperConfig
 
 from blsp.dataset import FRAMES_PER_SECOND
 from blsp.memory import BatchShape, Forecast, forecast_memory, held_bytes
 from blsp.model import BlspConfig, BlspForConditionalGeneration
 from blsp.model.encoder import BlspWhisperEncoder
+from blsp.model.foundations import read_llm_config, read_whisper_config, resolve_folder
 from blsp.model.lora import is_lora
 from blsp.recipe import Recipe
 
@@ -26,6 +27,52 @@ SECONDS = 10.0
 _WINDOW = 3000
 """Frames that Whisper pads to."""
 _NF4 = 4
+
+_LLM = "vocab_size", "hidden_size", "intermediate_size"
+_LLM += "num_hidden_layers", "num_attention_heads", "num_key_value_heads"
+LLMS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
+    "Qwen/Qwen2.5-0.5B-Instruct": (
+        "qwen2",
+        (151936, 896, 4864, 24, 14, 2),
+        {"tie_word_embeddings": True},
+    ),
+    "Qwen/Qwen2.5-1.5B-Instruct": (
+        "qwen2",
+        (151936, 1536, 8960, 28, 12, 2),
+        {"tie_word_embeddings": True},
+    ),
+    "Qwen/Qwen2.5-7B-Instruct": ("qwen2", (152064, 3584, 18944, 28, 28, 4), {}),
+    "Qwen/Qwen3-8B": ("qwen3", (151936, 4096, 12288, 36, 32, 8), {"head_dim": 128}),
+    "meta-llama/Llama-2-7b-hf": ("llama", (32000, 4096, 11008, 32, 32, 32), {}),
+}
+"""Architecture and numbers of the models in recipes, from their own config.json."""
+ENCODERS = {
+    "openai/whisper-small": (768, 12, 12, 80),
+    "openai/whisper-large-v2": (1280, 32, 20, 80),
+    "openai/whisper-large-v3": (1280, 32, 20, 128),
+}
+"""Width, layers, heads and mel bins."""
+
+
+def find_configs(recipe: Recipe) -> tuple[PreTrainedConfig, WhisperConfig]:
+    """The configurations of a recipe's base models; those of shipped recipes need no download."""
+    llm, encoder = recipe.model.llm, recipe.model.encoder
+    if llm in LLMS:
+        kind, numbers, more = LLMS[llm]
+        llm_config = AutoConfig.for_model(kind, **dict(zip(_LLM, numbers, strict=True)), **more)
+    else:
+        llm_config = read_llm_config(resolve_folder(llm, None, what="language model"), llm)
+    if encoder not in ENCODERS:
+        folder = resolve_folder(encoder, None, what="Whisper")
+        return llm_config, read_whisper_config(folder, encoder)
+    width, layers, heads, mels = ENCODERS[encoder]
+    return llm_config, WhisperConfig(
+        d_model=width,
+        encoder_layers=layers,
+        encoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        num_mel_bins=mels,
+    )
 
 
 def forecast_recipe(
