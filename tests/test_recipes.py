@@ -131,3 +131,13 @@ def test_the_table_has_one_row_a_recipe_with_its_result_and_command() -> None:
         entries = header(recipe)
         _, result, _, command = rows[name(recipe)]
         assert (result, command) == (entries["expected"], f"`{entries['command']}`")
+
+
+def test_every_real_recipe_has_a_row_among_the_results() -> None:
+    """Empty or filled, with the command of its header."""
+    text = (ROOT.parent / "docs" / "results" / "real.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line[:1] == "|"}
+    real = [recipe for recipe in RECIPES if not name(recipe).startswith("tiny/")]
+    assert sorted(set(rows) - {"recipe", "---"}) == sorted(name(recipe) for recipe in real)
+    for recipe in real:
+        assert f"`{header(recipe)['command']}`" in rows[name(recipe)]
