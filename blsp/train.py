@@ -50,6 +50,9 @@ from blsp.trainer import RECIPE as SAVED_RECIPE
 LARGEST_IN_FP32 = 1_000_000_000
 """Weights of a language model that fp32 is reasonable for on a GPU."""
 
+KEPT = ("learning_rate", "weight_decay", "eval_steps", "save_steps", "log_steps")
+"""Of `training`: what the library takes from the checkpoint, whatever the recipe says."""
+
 TERMINATED = 143
 """Exit code of a run that SIGTERM ended, by convention."""
 
@@ -258,6 +261,8 @@ def train(recipe: Recipe, header: Header, *, resume: bool, report: Report) -> Pa
     if resume and (final := find_finished(recipe)):
         report(f"finished already: {final}")
         return final
+    if begin_from is not None:
+        check_kept(recipe, begin_from)
     parts = build_parts(recipe)
     if parts.dev is None:
         report("no data.dev: nothing will say how well the model hears, beside the loss")
@@ -310,6 +315,23 @@ def find_start(output: Path, *, resume: bool) -> Path | None:
             "training.output to another folder"
         )
     return found[-1] if resume else None
+
+
+def check_kept(recipe: Recipe, begin_from: Path) -> None:
+    """Refuse other values of what a checkpoint brings back with it.
+
+    Raises:
+        InputError: the recipe has another than the run, and it would have no effect.
+    """
+    saved, _ = load_recipe(begin_from / SAVED_RECIPE)
+    for name in KEPT:
+        began, found = (getattr(one.training, name) for one in (saved, recipe))
+        if began != found:
+            raise InputError(
+                f"training.{name}: expected {began:g}, with which the run in {begin_from.parent} "
+                f"goes on, found {found:g}; leave it, or begin another run from these "
+                "weights with model.init_from"
+            )
 
 
 def find_finished(recipe: Recipe) -> Path | None:

@@ -16,7 +16,7 @@ from blsp.model import BlspProcessor, load_checkpoint
 from blsp.model.processing import Features
 from blsp.recipe import load_recipe
 from blsp.rendering import Renderer
-from blsp.train import main
+from blsp.train import KEPT, main
 
 RECIPE = """\
 # a tiny random model learns eight words
@@ -107,6 +107,15 @@ def test_a_run_does_not_go_on_with_other_parts_in_training(change: str, recipe: 
     assert main([recipe]) == 0
     with pytest.raises(InputError, match="expected the optimizer's state of what is trained now"):
         main([recipe, "--resume", change, "training.steps=6"])
+
+
+def test_what_a_checkpoint_brings_back_cannot_be_changed(recipe: str) -> None:
+    assert main([recipe, "training.eval_steps=9"]) == 0
+    for name in KEPT:
+        told = rf"training.{name}: expected .*, with which the run in .* goes on, found 7;"
+        changes = "training.eval_steps=9", f"training.{name}=7", "training.steps=6"
+        with pytest.raises(InputError, match=told):
+            main([recipe, *changes, "--resume"])
 
 
 def test_resume_needs_something_to_go_on_from(recipe: str) -> None:
