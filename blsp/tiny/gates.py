@@ -259,13 +259,13 @@ def check_size(weights: Path) -> Gate:
     return Gate("bytes of the shipped weights", total, LIMIT_BYTES, at_most=True, n=len(files))
 
 
-def check_all(weights: Path, folder: Path) -> list[Gate]:
-    """Every gate; speech of the test split is made in ``folder``."""
-    speech = make_test_speech(folder)
+def check_all(weights: Path, folder: Path, *, count: int = 400) -> list[Gate]:
+    """Every gate, on so many sentences; speech of the test split is made in ``folder``."""
+    speech = make_test_speech(folder, count=count)
     return [
-        *check_disjoint(speech),
+        *check_disjoint(speech, count=count),
         check_size(weights),
-        *check_llm(weights),
+        *check_llm(weights, count=count),
         *check_whisper(weights, speech),
         *check_emotion(weights, speech),
     ]

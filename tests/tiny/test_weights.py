@@ -26,10 +26,13 @@ LLM, WHISPER = build.WEIGHTS / "llm", build.WEIGHTS / "whisper"
 REPORT = json.loads((build.WEIGHTS / "build.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def gates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gate]:
-    """Every gate, measured now on the shipped files."""
-    found = check_all(build.WEIGHTS, tmp_path_factory.mktemp("speech"))
+@pytest.fixture(scope="module", params=[100, pytest.param(400, marks=pytest.mark.slow)])
+def gates(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Gate]:
+    """Every gate, measured now on the shipped files; on 400 sentences as the report, or fewer."""
+    folder = tmp_path_factory.mktemp("speech")
+    found = check_all(build.WEIGHTS, folder, count=request.param)
     return {gate.name: gate for gate in found}
 
 
