@@ -25,7 +25,7 @@ quickstart: $(INSTALLED)  ## run the main job on the embedded tiny world, offlin
 	$(VENV)/bin/blsp quickstart
 
 test: $(INSTALLED)  ## run every test but the slow ones
-	$(RUN) pytest -q -m "not slow" --durations=10
+	OMP_NUM_THREADS=1 $(RUN) pytest -q -m "not slow" --durations=10 -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## run the tests that take minutes each
 	$(RUN) pytest -q -m slow --durations=10
