@@ -319,8 +319,9 @@ class TextTrainer(SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        # A pickle that nothing here reads.
-        (Path(output_dir or str(self.args.output_dir)) / "training_args.bin").unlink(missing_ok=True)
+        # A pickle that nothing here reads. All processes come here, and one of them wrote it.
+        folder = Path(output_dir or str(self.args.output_dir))
+        (folder / "training_args.bin").unlink(missing_ok=True)
 
     def save_finished(self, recipe: str) -> Path:
         """Write the model, LoRA merged, with its tokenizer and the recipe."""
