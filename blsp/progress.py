@@ -7,7 +7,7 @@ the trainer logs enters; lines leave.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,15 @@ SHOWN = 2
 """Answers of each evaluation that a person sees."""
 
 
-class Progress(TrainerCallback):
-    """Reports a run on the first process.
+class RunLog(TrainerCallback):
+    """Keeps what the first process logs in `log.jsonl`, and tells lines about it.
 
     Args:
         report: takes a line, `print` or another.
     """
 
-    trainer: AlignmentTrainer
-    """Set once it exists: it takes its callbacks first."""
-
     def __init__(self, report: Callable[[str], None]) -> None:
         self.report = report
-        self.recovered: float | None = None
         self._begun, self._from_step = time.monotonic(), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -54,15 +50,44 @@ class Progress(TrainerCallback):
             return
         seconds = max(time.monotonic() - self._begun, 1e-9)
         row = {"step": state.global_step, **logs, "seconds": round(seconds, 3)}
-        row["audio_per_second"] = round(self._speed(seconds), 3)
-        if self.trainer.left_out:
-            row["left_out"] = len(self.trainer.left_out)
         with (Path(args.output_dir) / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(row) + "\n")
-        if "eval_recovered" in logs:
-            self.recovered = logs["eval_recovered"]
+            log.write(json.dumps(row | self.more(seconds)) + "\n")
+        for line in self.lines(state, logs, seconds):
+            self.report(line)
+
+    def more(self, seconds: float) -> dict[str, float]:
+        """What a row holds beside what the trainer logs."""
+        return {}
+
+    def lines(self, state: Any, logs: dict[str, float], seconds: float) -> Iterator[str]:
+        """What is told of a row."""
+        raise NotImplementedError
+
+    def left(self, state: Any, seconds: float) -> str:
+        """How long still."""
+        done = max(state.global_step - self._from_step, 1)
+        return f"{describe_seconds((state.max_steps - state.global_step) * seconds / done)} left"
+
+
+class Progress(RunLog):
+    """Reports a run on speech."""
+
+    trainer: AlignmentTrainer
+    """Set once it exists: it takes its callbacks first."""
+
+    recovered: float | None = None
+
+    def more(self, seconds: float) -> dict[str, float]:
+        """Speed, and how many examples were left out."""
+        numbers = {"audio_per_second": round(self._speed(seconds), 3)}
+        count = len(self.trainer.left_out)
+        return numbers | {"left_out": count} if count else numbers
+
+    def lines(self, state: Any, logs: dict[str, float], seconds: float) -> Iterator[str]:
+        """The progress line, where there is a loss."""
+        self.recovered = logs.get("eval_recovered", self.recovered)
         if "loss" in logs:
-            self.report(self.line(state, logs["loss"], seconds))
+            yield self.line(state, logs["loss"], seconds)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -72,12 +97,10 @@ class Progress(TrainerCallback):
 
     def line(self, state: Any, loss: float, seconds: float) -> str:
         """The progress line: where it stands, what it learnt, how fast, how long still."""
-        done = max(state.global_step - self._from_step, 1)
-        left = (state.max_steps - state.global_step) * seconds / done
         heard = "" if self.recovered is None else f"  recovered {self.recovered:.1%}"
         return (
             f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}{heard}  "
-            f"{self._speed(seconds):.0f} s of audio/s  {describe_seconds(left)} left"
+            f"{self._speed(seconds):.0f} s of audio/s  {self.left(state, seconds)}"
         )
 
     def _speed(self, seconds: float) -> float:

@@ -8,11 +8,9 @@ conversations enter (recordings as their transcripts); an ordinary model folder 
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +22,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
-    TrainerCallback,
     set_seed,
 )
 from trl.trainer.sft_config import SFTConfig
@@ -38,11 +35,11 @@ from blsp.manifest import Conversation, TextPart, read_conversations
 from blsp.model import LlmOptions, LoraConfig
 from blsp.model.foundations import load_llm
 from blsp.model.loading import load_tokenizer
-from blsp.progress import LOG, describe_seconds, keep_rows
+from blsp.progress import RunLog
 from blsp.recipe import Header, dump_recipe, load_recipe
 from blsp.rendering import PLAIN_TEMPLATE, Renderer, Trained
-from blsp.train import find_recipe
-from blsp.trainer import RECIPE, choose_dtype, find_checkpoints, is_there, spread
+from blsp.train import find_finished, find_recipe, find_start
+from blsp.trainer import RECIPE, choose_dtype, is_there, spread
 
 MODEL_FOLDER = "llm"
 """Of the finished model, in the folder of the run."""
@@ -157,10 +154,11 @@ def train(recipe: TextRecipe, header: Header, *, resume: bool, report: Report) -
         InputError: what cannot work, or an earlier run lies in the output folder.
     """
     output = recipe.training.output
-    begin_from = find_start(output, resume=resume)
-    if resume and (finished := find_finished(recipe)):
-        report(f"finished already: {finished}")
-        return finished
+    result = output / MODEL_FOLDER
+    begin_from = find_start(output, result, resume=resume)
+    if resume and find_finished(recipe.training, result, TextRecipe):
+        report(f"finished already: {result}")
+        return result
     set_seed(recipe.training.seed)
     model, tokenizer = load_model(recipe)
     renderer = Renderer(tokenizer, recipe.model.template_variables)
@@ -180,32 +178,6 @@ def train(recipe: TextRecipe, header: Header, *, resume: bool, report: Report) -
     folder = trainer.save_finished(dump_recipe(recipe, header))
     report(f"language model: {folder}")
     return folder
-
-
-def find_start(output: Path, *, resume: bool) -> Path | None:
-    """The checkpoint to go on from; None is the beginning."""
-    found = find_checkpoints(output)
-    if resume and not found:
-        raise InputError(
-            f"{output}: expected a finished checkpoint to resume from, found none; leave out "
-            "--resume to begin"
-        )
-    if not resume and (found or (output / MODEL_FOLDER).exists()):
-        raise InputError(
-            f"{output}: expected no earlier run, found one; go on with --resume, or set "
-            "training.output to another folder"
-        )
-    return found[-1] if resume else None
-
-
-def find_finished(recipe: TextRecipe) -> Path | None:
-    """The model of a run that has gone as far as the recipe says."""
-    folder = recipe.training.output / MODEL_FOLDER
-    if not folder.exists():
-        return None
-    saved, _ = load_recipe(folder / RECIPE, schema=TextRecipe)
-    wanted = recipe.training.steps, recipe.training.epochs
-    return folder if (saved.training.steps, saved.training.epochs) == wanted else None
 
 
 def load_model(recipe: TextRecipe) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -403,35 +375,15 @@ def build_arguments(config: TextTraining, *, evaluates: bool) -> SFTConfig:
     )
 
 
-class TextProgress(TrainerCallback):
-    """A line every few steps and at every evaluation; every number in `log.jsonl`."""
+class TextProgress(RunLog):
+    """Reports a run on text."""
 
-    def __init__(self, report: Report) -> None:
-        self.report = report
-        self._begun, self._from_step = time.monotonic(), 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._begun, self._from_step = time.monotonic(), state.global_step
-        if state.is_world_process_zero:
-            keep_rows(Path(args.output_dir) / LOG, state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        seconds = time.monotonic() - self._begun
-        with (Path(args.output_dir) / LOG).open("a", encoding="utf-8") as log:
-            row = {"step": state.global_step, **logs, "seconds": round(seconds, 3)}
-            log.write(json.dumps(row) + "\n")
-        for line in self._lines(state, logs, seconds):
-            self.report(line)
-
-    def _lines(self, state: Any, logs: dict[str, float], seconds: float) -> Iterator[str]:
+    def lines(self, state: Any, logs: dict[str, float], seconds: float) -> Iterator[str]:
+        """A line every few steps and at every evaluation."""
         if "loss" in logs:
-            done = max(state.global_step - self._from_step, 1)
-            left = (state.max_steps - state.global_step) * seconds / done
             yield (
                 f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  "
-                f"{describe_seconds(left)} left"
+                f"{self.left(state, seconds)}"
             )
         if "eval_loss" in logs:
             yield f"  dev: loss {logs['eval_loss']:.4f}"

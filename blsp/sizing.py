@@ -102,13 +102,12 @@ def forecast_recipe(
     return replace(found, weights=found.weights - whole + held, passing=found.passing + 2 * largest)
 
 
-def build_meta(
+def build_config(
     recipe: Recipe, llm_config: PreTrainedConfig, encoder_config: WhisperConfig
-) -> BlspForConditionalGeneration:
-    """Compose the model of a recipe on the meta device, as `compose` would."""
-    dtype = torch.float32 if recipe.training.dtype == "fp32" else torch.bfloat16
+) -> BlspConfig:
+    """The configuration of a recipe's model; token 0 stands for audio."""
     wanted = recipe.model
-    config = BlspConfig(
+    return BlspConfig(
         audio_config=encoder_config,
         text_config=deepcopy(llm_config),
         audio_token_id=0,
@@ -116,6 +115,14 @@ def build_meta(
         lora_config=wanted.lora.to_dict(),
         audio_padding=wanted.audio_padding,
     )
+
+
+def build_meta(
+    recipe: Recipe, llm_config: PreTrainedConfig, encoder_config: WhisperConfig
+) -> BlspForConditionalGeneration:
+    """Compose the model of a recipe on the meta device, as `compose` would."""
+    dtype = torch.float32 if recipe.training.dtype == "fp32" else torch.bfloat16
+    config = build_config(recipe, llm_config, encoder_config)
     with torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(config.get_text_config(decoder=True))
         encoder = BlspWhisperEncoder(encoder_config)

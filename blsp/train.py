@@ -257,10 +257,11 @@ def train(recipe: Recipe, header: Header, *, resume: bool, report: Report) -> Pa
     Raises:
         InputError: what cannot work, or an earlier run lies in the output folder.
     """
-    begin_from = find_start(recipe.training.output, resume=resume)
-    if resume and (final := find_finished(recipe)):
-        report(f"finished already: {final}")
-        return final
+    result = recipe.training.output / FINAL_FOLDER
+    begin_from = find_start(recipe.training.output, result, resume=resume)
+    if resume and is_complete(result) and find_finished(recipe.training, result):
+        report(f"finished already: {result}")
+        return result
     if begin_from is not None:
         check_kept(recipe, begin_from)
     parts = build_parts(recipe)
@@ -301,15 +302,15 @@ def check_processes(recipe: Recipe, found: int) -> None:
         )
 
 
-def find_start(output: Path, *, resume: bool) -> Path | None:
-    """The checkpoint to go on from; None is the beginning."""
+def find_start(output: Path, result: Path, *, resume: bool) -> Path | None:
+    """The checkpoint to go on from; None is the beginning. ``result`` is what a run ends with."""
     found = find_checkpoints(output)
     if resume and not found:
         raise InputError(
             f"{output}: expected a finished checkpoint to resume from, found none; leave out "
             "--resume to begin"
         )
-    if not resume and (found or is_complete(output / FINAL_FOLDER)):
+    if not resume and (found or result.exists()):
         raise InputError(
             f"{output}: expected no earlier run, found one; go on with --resume, or set "
             "training.output to another folder"
@@ -334,13 +335,18 @@ def check_kept(recipe: Recipe, begin_from: Path) -> None:
             )
 
 
-def find_finished(recipe: Recipe) -> Path | None:
-    """The final checkpoint of a run that has gone as far as the recipe says."""
-    final = recipe.training.output / FINAL_FOLDER
-    if not is_complete(final):
+def find_finished(training: Any, final: Path, schema: Any = Recipe) -> Path | None:
+    """What a run left at its end, if it went as far as its recipe says now.
+
+    Args:
+        training: that part of the recipe, of a run on speech or on text.
+        final: where the result lies, with the recipe that it was made by.
+        schema: of that recipe.
+    """
+    if not (final / SAVED_RECIPE).is_file():
         return None
-    saved, _ = load_recipe(final / SAVED_RECIPE)
-    wanted = recipe.training.steps, recipe.training.epochs
+    saved, _ = load_recipe(final / SAVED_RECIPE, schema=schema)
+    wanted = training.steps, training.epochs
     return final if (saved.training.steps, saved.training.epochs) == wanted else None
 
 

@@ -26,12 +26,12 @@ from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.hardware import describe_hardware
 from blsp.memory import forecast_memory, shape_of
-from blsp.model import BlspConfig, BlspForConditionalGeneration, num_speech_tokens
+from blsp.model import BlspForConditionalGeneration, num_speech_tokens
 from blsp.model.encoder import BlspWhisperEncoder
 from blsp.preflight import run_backward
 from blsp.recipe import Recipe, load_recipe
 from blsp.rendering import IGNORED
-from blsp.sizing import find_configs, largest_batch
+from blsp.sizing import build_config, find_configs, largest_batch
 from blsp.train import find_recipe, resolve
 
 PROMPT, TRANSCRIPT, RESPONSE = 40, 40, 64
@@ -95,14 +95,7 @@ def build_random(recipe: Recipe, device: torch.device) -> BlspForConditionalGene
     llm_config, encoder_config = find_configs(recipe)
     wanted = recipe.model
     dtype = torch.bfloat16 if recipe.training.dtype == "bf16" else torch.float32
-    config = BlspConfig(
-        audio_config=encoder_config,
-        text_config=llm_config,
-        audio_token_id=0,
-        adapter_config=wanted.adapter.to_dict(),
-        lora_config=wanted.lora.to_dict(),
-        audio_padding=wanted.audio_padding,
-    )
+    config = build_config(recipe, llm_config, encoder_config)
     torch.manual_seed(0)
     with device:
         llm = AutoModelForCausalLM.from_config(
