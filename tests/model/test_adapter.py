@@ -121,7 +121,10 @@ def test_norms_of_a_stack_start_at_norm_init() -> None:
 @pytest.mark.parametrize(
     ("numbers", "line"),
     [
-        ({"kind": "conf"}, "adapter.kind: expected conv or stack, found 'conf'; did you mean"),
+        (
+            {"kind": "conf"},
+            "adapter.kind: expected conv or stack or qformer or cformer, found 'conf'; did",
+        ),
         ({"kernel_sizes": [4]}, "adapter.kernel_sizes: expected odd sizes"),
         ({"stack_factor": 4}, "adapter.stack_factor: expected the numbers of kind 'conv'"),
         ({"kind": "stack", "hidden_size": 7}, "adapter.hidden_size: expected an even number"),
