@@ -22,6 +22,8 @@ from blsp.losses import (
     IGNORED,
     Head,
     gather_response,
+    gather_spans,
+    input_kl,
     response_ce,
     response_kl,
     response_positions,
@@ -60,6 +62,22 @@ def test_the_position_after_the_end_of_turn_is_not_trained() -> None:
 def test_labels_of_another_batch_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(2, 8\) like the hidden states, found \(2, 7\)"):
         gather_response(torch.zeros(2, 8, 3), LABELS)
+
+
+def test_the_row_before_each_turn_predicts_its_first_token() -> None:
+    where = torch.arange(14.0).view(2, 7, 1)
+    rows = gather_response(where, LABELS)[response_positions(LABELS) == 0]
+    assert rows[:, 0].tolist() == [1, 7, 10]
+
+
+def test_a_span_is_gathered_where_it_stands() -> None:
+    where = torch.arange(14.0).view(2, 7, 1)
+    mask = torch.zeros(2, 7, dtype=torch.long)
+    mask[0, 2:4] = mask[1, 0] = mask[1, 5:] = 1  # as an attention mask, or as bool
+    assert gather_spans(where, mask)[:, 0].tolist() == [2, 3, 7, 12, 13]
+    assert gather_spans(where, mask.bool())[:, 0].tolist() == [2, 3, 7, 12, 13]
+    with pytest.raises(ValueError, match=r"\(2, 7\) like the hidden states, found \(2, 6\)"):
+        gather_spans(where, mask[:, 1:])
 
 
 TINY = {
@@ -305,6 +323,24 @@ def test_views_with_different_responses_are_refused() -> None:
         response_kl(torch.zeros(4, 2), head, torch.zeros(5, 2), head)
     with pytest.raises(ValueError, match="expected 4 targets"):
         response_ce(torch.zeros(4, 2), head, torch.zeros(5, dtype=torch.long))
+
+
+def test_kl_at_the_input_is_the_published_one_times_the_squared_temperature() -> None:
+    student, teacher, matrix, _, _ = draw(7)
+    head = Head(matrix)
+    found = input_kl(student.requires_grad_(), head, teacher, head, temperature=2.0, chunk=3)
+    log_s = (student @ matrix.T / 2).log_softmax(-1)
+    published = kl_div(log_s, (teacher @ matrix.T / 2).softmax(-1), reduction="batchmean")
+    torch.testing.assert_close(0.25 * found.loss, published, atol=1e-6, rtol=1e-5)
+    ours, theirs = gradients(lambda: found.loss, student), gradients(lambda: published, student)
+    torch.testing.assert_close(ours[0] * 0.25, theirs[0], atol=1e-6, rtol=1e-5)
+    assert input_kl(teacher, head, teacher.clone(), head).loss.item() == 0.0
+
+
+def test_kl_at_the_input_needs_one_embedding_a_token() -> None:
+    head = Head(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"each of 4 transcript tokens, found 9; .*`cformer`"):
+        input_kl(torch.zeros(9, 2), head, torch.zeros(4, 2), head)
 
 
 def peak_bytes(run: Callable[[], Tensor]) -> int:

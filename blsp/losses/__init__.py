@@ -1,7 +1,7 @@
 """Objectives as pure functions of tensors, each with the paper it comes from.
 
-On what the LLM predicts (`response`) and on what it is given (`speech`). Whoever trains weighs and
-adds them; nothing here knows a model, a batch or a recipe.
+On what the LLM predicts and on what it is given. Whoever trains weighs and adds them; no model,
+batch or recipe is known here.
 """
 
 from blsp.losses.response import (
@@ -10,12 +10,18 @@ from blsp.losses.response import (
     Head,
     ResponseLoss,
     gather_response,
+    gather_spans,
+    input_kl,
     response_ce,
     response_kl,
     response_positions,
     response_targets,
 )
-from blsp.losses.speech import CTC_BLANK, CTC_VARIANCE, ctc
+from blsp.losses.speech import (
+    CTC_BLANK,
+    CTC_VARIANCE,
+    ctc,
+)
 
 __all__ = [
     "CTC_BLANK",
@@ -26,6 +32,8 @@ __all__ = [
     "ResponseLoss",
     "ctc",
     "gather_response",
+    "gather_spans",
+    "input_kl",
     "response_ce",
     "response_kl",
     "response_positions",

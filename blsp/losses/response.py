@@ -1,4 +1,5 @@
-"""Objectives on next-token predictions: cross-entropy, and KL to the text-fed LLM.
+"""Objectives on next-token predictions, in the response and at the input: cross-entropy, and KL to
+the text-fed LLM.
 
 Logits over a large vocabulary are the largest tensors of a training step, so they never exist all
 at once: a chunk of response rows is turned into logits, its loss and its gradient are formed while
@@ -62,6 +63,29 @@ def response_positions(labels: Tensor) -> Tensor:
     count = inside.cumsum(1)
     before = count.masked_fill(inside, 0).cummax(1).values  # what earlier responses had counted
     return (count - before - 1)[inside]
+
+
+def gather_spans(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the states at the speech embeddings, or at the transcript's tokens, row by row.
+
+    No shift: these are states that stand at a position, whatever they predict.
+
+    Args:
+        hidden: (B, T, D) states of any layer.
+        mask: (B, T) true, or 1, at the positions wanted.
+
+    Returns:
+        (M, D) in the order of the batch, which is that of the recordings in both views.
+
+    Raises:
+        ValueError: the two do not cover the same positions.
+    """
+    if hidden.shape[:2] != mask.shape:
+        raise ValueError(
+            f"expected a mask of shape {tuple(hidden.shape[:2])} like the hidden states, "
+            f"found {tuple(mask.shape)}; pass the mask of the same view"
+        )
+    return hidden[mask.bool()]  # (B, T, D) -> (M, D)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +216,54 @@ def response_kl(  # noqa: PLR0913 - two models of two parts each, and every opti
     )
     factor = temperature**2 / divisor(num_items, len(student_hidden))
     return ResponseLoss(total * factor, values, agree)
+
+
+def input_kl(  # noqa: PLR0913 - two models of two parts each, and every option by keyword
+    student_hidden: Tensor,
+    student_head: Head,
+    teacher_hidden: Tensor,
+    teacher_head: Head,
+    *,
+    temperature: float = 1.0,
+    num_items: float | Tensor | None = None,
+    chunk: int = DEFAULT_CHUNK,
+) -> ResponseLoss:
+    """KL(teacher || student) of next-token distributions at the input, one embedding to one token.
+
+    The other half of BLSP-KD's alignment (arXiv 2405.19041): where the adapter gives one speech
+    embedding to each token of the transcript, position i of both predicts what follows it, the last
+    one what follows the recording. What stands before the recording is equal in both views.
+
+    ``response_kl`` on other rows, T^2 included. The published code of BLSP-KD and of Ultravox has
+    no T^2: to reproduce it, weigh by 1 / T^2, which at their T = 2 is 0.25.
+
+    Args:
+        student_hidden: (M, D) last states at the speech embeddings, from ``gather_spans``.
+        student_head: gets a gradient where its weight or bias requires one.
+        teacher_hidden: (M, D') last states at the transcripts' tokens, in the same order.
+        teacher_head: head of the same vocabulary; teacher states and head get no gradient.
+        temperature: T, over 0.
+        num_items: what the sum is divided by; None is M.
+        chunk: rows whose logits exist together.
+
+    Raises:
+        ValueError: there is not one embedding a token, or the vocabularies differ.
+    """
+    if len(student_hidden) != len(teacher_hidden):
+        raise ValueError(
+            f"expected one speech embedding for each of {len(teacher_hidden)} transcript tokens, "
+            f"found {len(student_hidden)}; train with an adapter that gives one embedding a token "
+            "(`cformer`), or leave this objective out"
+        )
+    return response_kl(
+        student_hidden,
+        student_head,
+        teacher_hidden,
+        teacher_head,
+        temperature=temperature,
+        num_items=num_items,
+        chunk=chunk,
+    )
 
 
 class _Rows(NamedTuple):
