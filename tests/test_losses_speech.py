@@ -6,8 +6,17 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
 
-from blsp.losses import CTC_BLANK, CTC_VARIANCE, ctc
+from blsp.losses import (
+    CTC_BLANK,
+    CTC_VARIANCE,
+    IGNORED,
+    cif_quantity,
+    ctc,
+    embedding_l2,
+    emotion_ce,
+)
 
 
 def gradients(loss: Callable[[], Tensor], *leaves: Tensor) -> list[Tensor]:
@@ -94,3 +103,89 @@ def test_the_ctc_of_other_recordings_is_refused() -> None:
     speech, table = draw_speech()
     with pytest.raises(ValueError, match=r"12 speech embeddings for 11 and 6 tokens for 6"):
         ctc(speech, torch.tensor([5, 3, 3]), SPOKEN, SPOKEN_LENGTHS, table)
+
+
+# --- the number of embeddings ---------------------------------------------------------------------
+
+
+def test_the_error_of_a_number_of_embeddings_is_relative_to_the_tokens() -> None:
+    quantity = torch.tensor([3.0, 5.0, 2.0, 7.0], requires_grad=True)
+    found = cif_quantity(quantity, torch.tensor([2, 10, 0, 7]), num_items=1)
+    assert found.item() == 1.0  # 3/2 and 5/10 are off by a half, nothing was said, 7/7 is right
+    slope = torch.autograd.grad(found, quantity)[0]
+    assert slope.tolist() == pytest.approx([1 / 2, -1 / 10, 0.0, 0.0])
+
+
+def test_numbers_of_other_recordings_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected 3 numbers of tokens, .* found \(2,\)"):
+        cif_quantity(torch.ones(3), torch.ones(2))
+
+
+# --- emotion --------------------------------------------------------------------------------------
+
+
+def test_emotion_is_read_from_the_mean_of_each_labelled_recording() -> None:
+    speech, table = draw_speech()
+    weight, bias = table[:6].clone().requires_grad_(), torch.linspace(-1, 1, 6, requires_grad=True)
+    labels = torch.tensor([4, IGNORED, 1])
+
+    def plain() -> Tensor:
+        heard = speech.split(SPEECH_LENGTHS.tolist())
+        scores = [linear(heard[n].mean(0), weight, bias) for n in (0, 2)]
+        return cross_entropy(torch.stack(scores), torch.tensor([4, 1]))
+
+    def ours() -> Tensor:
+        return emotion_ce(speech, SPEECH_LENGTHS, labels, weight, bias)
+
+    torch.testing.assert_close(ours(), plain())
+    leaves = speech, weight, bias
+    for found, wanted in zip(gradients(ours, *leaves), gradients(plain, *leaves), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("labels", [[IGNORED, IGNORED], [IGNORED, 2]])  # the second is silent
+def test_without_a_label_classifier_and_adapter_get_a_gradient_of_zero(labels: list[int]) -> None:
+    speech = torch.randn(3, 5, requires_grad=True)
+    leaves = [speech, torch.randn(4, 5, requires_grad=True), torch.zeros(4, requires_grad=True)]
+    loss = emotion_ce(speech, torch.tensor([3, 0]), torch.tensor(labels), *leaves[1:])
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(leaf.grad is not None and not leaf.grad.any() for leaf in leaves)
+
+
+def test_emotions_of_other_recordings_are_refused() -> None:
+    speech, weight, bias = torch.zeros(3, 5), torch.zeros(4, 5), torch.zeros(4)
+    lengths, labels = torch.tensor([2, 1]), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"expected 2 emotions, one a recording, found \(1,\)"):
+        emotion_ce(speech, lengths, labels[:1], weight, bias)
+    with pytest.raises(ValueError, match="as the lengths say, 4, found 3"):
+        emotion_ce(speech, lengths + labels, labels, weight, bias)
+    with pytest.raises(ValueError, match="a classifier of width 5 like the speech, found 4"):
+        emotion_ce(speech, lengths, labels, weight[:, 1:], bias)
+
+
+# --- distance to the transcript -------------------------------------------------------------------
+
+
+def test_the_last_embeddings_are_measured_against_the_tokens() -> None:
+    # Of the first recording's three the last two, for two tokens; of the second's tokens the last.
+    speech = torch.tensor([[9.0, 9.0], [3.0, 4.0], [0.0, 0.0], [1.0, 1.0]], requires_grad=True)
+    text = torch.tensor([[0.0, 0.0], [0.0, 0.0], [5.0, 5.0], [1.0, 13.0]])
+    found = embedding_l2(speech, torch.tensor([3, 1]), text, torch.tensor([2, 2]))
+    assert found.item() == pytest.approx((5 + 0 + 12) / 3)
+    slope = torch.autograd.grad(found * 3, speech)[0]
+    torch.testing.assert_close(slope, torch.tensor([[0, 0], [0.6, 0.8], [0, 0], [0, -1.0]]))
+
+
+def test_recordings_without_speech_or_text_are_not_measured() -> None:
+    speech, text = torch.zeros(2, 1), torch.tensor([[7.0], [7.0], [2.0]])
+    found = embedding_l2(speech, torch.tensor([0, 1, 1]), text, torch.tensor([2, 1, 0]))
+    assert found.item() == 2.0
+
+
+def test_the_text_of_other_recordings_is_refused() -> None:
+    speech, text, lengths = torch.zeros(3, 5), torch.zeros(2, 5), torch.tensor([2, 1])
+    with pytest.raises(ValueError, match="3 speech embeddings for 3 and 2 tokens for 3"):
+        embedding_l2(speech, lengths, text, lengths)
+    with pytest.raises(ValueError, match="token embeddings of width 5 like the speech, found 4"):
+        embedding_l2(speech, lengths, text[:, 1:], torch.tensor([1, 1]))

@@ -20,7 +20,10 @@ from blsp.losses.response import (
 from blsp.losses.speech import (
     CTC_BLANK,
     CTC_VARIANCE,
+    cif_quantity,
     ctc,
+    embedding_l2,
+    emotion_ce,
 )
 
 __all__ = [
@@ -30,7 +33,10 @@ __all__ = [
     "IGNORED",
     "Head",
     "ResponseLoss",
+    "cif_quantity",
     "ctc",
+    "embedding_l2",
+    "emotion_ce",
     "gather_response",
     "gather_spans",
     "input_kl",

@@ -48,11 +48,32 @@ def check_lengths(
     return heard, read
 
 
+def check_width(rows: Tensor, others: Tensor, what: str) -> None:
+    """Refuse rows that cannot be compared with others.
+
+    Raises:
+        ValueError: their last dimensions differ.
+    """
+    if rows.shape[-1] != others.shape[-1]:
+        raise ValueError(
+            f"expected {what} of width {rows.shape[-1]} like the speech, found {others.shape[-1]}; "
+            "take both from the same model"
+        )
+
+
 def mean_rows(rows: Tensor, lengths: Tensor) -> Tensor:
     """Average the rows of each recording: (S, D) with (N,) lengths -> (N, D), zero where none.
 
     As a product, because adding rows by index is not deterministic on a GPU.
+
+    Raises:
+        ValueError: the lengths are not those of the rows.
     """
+    if len(rows) != int(lengths.sum()):
+        raise ValueError(
+            f"expected as many rows as the lengths say, {int(lengths.sum())}, found {len(rows)}; "
+            "take both from the same batch"
+        )
     ends = lengths.cumsum(0)[:, None]
     place = torch.arange(len(rows), device=rows.device)
     inside = (place < ends) & (place >= ends - lengths[:, None])  # (N, S)
