@@ -98,6 +98,7 @@ LOSSES = [
     "sums",
     "response",
     "speech",
+    "transport",
 ]
 TINY = [
     "espeak",

@@ -25,6 +25,7 @@ from blsp.losses.speech import (
     embedding_l2,
     emotion_ce,
 )
+from blsp.losses.transport import optimal_transport
 
 __all__ = [
     "CTC_BLANK",
@@ -40,6 +41,7 @@ __all__ = [
     "gather_response",
     "gather_spans",
     "input_kl",
+    "optimal_transport",
     "response_ce",
     "response_kl",
     "response_positions",
