@@ -99,6 +99,7 @@ LOSSES = [
     "response",
     "speech",
     "transport",
+    "states",
 ]
 TINY = [
     "espeak",

@@ -1,7 +1,7 @@
 """Objectives as pure functions of tensors, each with the paper it comes from.
 
-On what the LLM predicts and on what it is given. Whoever trains weighs and adds them; no model,
-batch or recipe is known here.
+On what the LLM predicts (`response`), on what it is given (`speech`, `transport`) and on what lies
+between (`states`). Whoever trains weighs and adds them; no model, batch or recipe is known here.
 """
 
 from blsp.losses.response import (
@@ -25,6 +25,7 @@ from blsp.losses.speech import (
     embedding_l2,
     emotion_ce,
 )
+from blsp.losses.states import contrastive, first_state, hidden_cosine
 from blsp.losses.transport import optimal_transport
 
 __all__ = [
@@ -35,11 +36,14 @@ __all__ = [
     "Head",
     "ResponseLoss",
     "cif_quantity",
+    "contrastive",
     "ctc",
     "embedding_l2",
     "emotion_ce",
+    "first_state",
     "gather_response",
     "gather_spans",
+    "hidden_cosine",
     "input_kl",
     "optimal_transport",
     "response_ce",
