@@ -9,7 +9,7 @@ batch size, accumulation and number of processes. A collated batch enters; a sca
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -418,7 +418,11 @@ def _ctc(views: _Views) -> Tensor:
 
 
 def _optimal_transport(views: _Views) -> Tensor:
-    return _to_tokens(views, losses.optimal_transport, views.items.recordings)
+    # A tenth of the mean square of a token: there 100 iterations leave 0.2 % of the gradient.
+    compute = partial(
+        losses.optimal_transport, regularization=0.1, iterations=100, position_weight=1.0
+    )
+    return _to_tokens(views, compute, views.items.recordings)
 
 
 def _embedding_l2(views: _Views) -> Tensor:

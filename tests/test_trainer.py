@@ -215,7 +215,7 @@ def test_other_audio_takes_as_many_placeholders_as_it_needs() -> None:
     """One embedding for every 10 frames: the runs of 2 and 1 become runs of 1 and 3."""
     ids = torch.tensor([5, 9, 9, 6, 9, 7])
     labels = torch.tensor([-100, -100, -100, -100, -100, 7])
-    views = {"input_ids": ids, "labels": labels}
+    views: dict[str, Any] = {"input_ids": ids, "labels": labels}
     views |= {f"teacher_{name}": tensor for name, tensor in views.items()}
     example = Example(id="a", speech_lengths=(2, 1), **views)
     frames = ((torch.zeros(4, 10), 10), (torch.zeros(4, 30), 30))

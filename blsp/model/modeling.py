@@ -216,7 +216,7 @@ class BlspModel(BlspPreTrainedModel):
         lengths = encoder_lengths(mask.sum(-1))
         rows = self._encode(features, mask)  # (W, M, F) -> (W, S_enc, D_enc)
         weight = next(self.adapter.parameters())
-        given = [rows.to(weight.device, weight.dtype), lengths.to(weight.device)]
+        given: list[Any] = [rows.to(weight.device, weight.dtype), lengths.to(weight.device)]
         if self.config.adapter.decides_length:
             given.append(None if targets is None else targets.to(weight.device))
         embeds, lengths, *quantity = self.adapter(*given)

@@ -37,7 +37,7 @@ def fit_placeholders(
         )
     repeats = torch.zeros(int(now.sum()), dtype=torch.long, device=is_audio.device)
     repeats[now.cumsum(0) - now] = wanted
-    times = rows["attention_mask"].long()
+    times = rows["attention_mask"].long().clone()
     times[is_audio] = repeats
     fitted = {}
     for name, tensor in rows.items():

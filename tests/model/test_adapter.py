@@ -14,12 +14,16 @@ CONFIGS = [
     AdapterConfig(kind="conv", kernel_sizes=(3, 7)),
     AdapterConfig(kind="stack", hidden_size=16),
     AdapterConfig(kind="stack", hidden_size=16, stack_factor=5, norm_position="post"),
+    AdapterConfig(kind="qformer"),
+    AdapterConfig(kind="qformer", queries=3, query_window=7, layers=1),
 ]
 
 
 def configure(adapter: AdapterConfig, *, encoder_width: int, llm_width: int) -> BlspConfig:
     return BlspConfig(
-        audio_config=WhisperConfig(d_model=encoder_width),
+        audio_config=WhisperConfig(
+            d_model=encoder_width, encoder_attention_heads=2, encoder_ffn_dim=4 * encoder_width
+        ),
         text_config=LlamaConfig(hidden_size=llm_width, num_attention_heads=1, head_dim=2),
         adapter_config=adapter.to_dict(),
     )
