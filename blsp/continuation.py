@@ -46,8 +46,12 @@ from blsp.model.foundations import Base, load_llm
 from blsp.model.loading import load_tokenizer
 from blsp.rendering import Renderer, contains_thinking
 
+# BLSP-Emo's three phrases among them ("i'm sorry, but i", "as an ai language model", "I'm not sure
+# what you"), as whole words: "I'm sorry, but it is late" is no refusal.
 _REFUSAL = re.compile(
     r"\bI(['\u2019]m| am) (sorry|afraid|unable)\b.{0,40}\b(can(['\u2019]t|not)|unable|not able)\b"
+    r"|\bI(['\u2019]m| am) sorry,? but I\b"
+    r"|\bI(['\u2019]m| am) not sure what you\b"
     r"|^(Sorry, )?I (can(['\u2019]t|not)|am unable to) (help|assist|hear|listen|process|access)"
     r"|\bas an? (AI|artificial intelligence|(large )?language model)\b",
     re.IGNORECASE,

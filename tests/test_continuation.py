@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -262,12 +263,56 @@ def test_a_batch_has_one_kind() -> None:
         ("I'm sorry, but I can't help with that.", "refusal"),
         ("I cannot listen to audio.", "refusal"),
         ("As an AI language model, I have no mood.", "refusal"),
+        ("I'm sorry, but I have no recording.", "refusal"),
+        ("Well: i\u2019m sorry, but i never heard it.", "refusal"),
+        ("I'm not sure what you mean.", "refusal"),
+        ("I\u2019M NOT SURE WHAT YOU WANT", "refusal"),
+        ("as an ai language model, I am neutral", "refusal"),
         ("I am sorry you feel down. The light is on.", None),
+        ("I'm sorry, but it is late, and the light is on.", None),
+        ("I am not sure what to wear.", None),
+        ("She said sorry, but I forgave her.", None),
         ("i can not find my keys", None),
     ],
 )
 def test_an_answer_that_teaches_nothing_is_left_out(text: str, fault: str | None) -> None:
     assert find_fault(text) == fault
+
+
+def test_no_right_answer_of_the_tiny_world_is_left_out() -> None:
+    spoken = sample_sentences(3, "train", 100)
+    moods = instructions()["emotions"]
+    faults = {
+        find_fault(answer(kind, one, emotion=mood))
+        for one in spoken
+        for kind in kinds()
+        for mood in moods
+    }
+    assert faults == {None}
+
+
+def test_an_answer_that_was_cut_is_not_taught_to_end(
+    folder: Path, llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the limit on tokens, through the file, to the labels of both views."""
+    ends: dict[str, Literal["stop", "length"]] = {"whole": "stop", "cut of": "length"}
+    endless = cycle(ends.items())
+    monkeypatch.setattr(
+        continuation,
+        "answer_texts",
+        lambda _llm, _tokenizer, prompts, _config: [Answer(*next(endless), 2) for _ in prompts],
+    )
+    assert main(command(folder, llm)) == 0
+    tokenizer = load_tokenizer(llm)
+    renderer = Renderer(tokenizer, audio_token_id=len(tokenizer))
+    [end] = renderer.end_of_turn_ids()
+    views: tuple[View, View] = ("student", "teacher")
+    for row in read_conversations(folder / "out" / "c.jsonl"):
+        [reply] = row.messages[1].content
+        assert isinstance(reply, TextPart) and row.finish_reason == ends[reply.text]
+        for view in views:
+            labels = renderer.render(row, view=view).labels
+            assert (end in labels) is (row.finish_reason == "stop")
 
 
 def test_every_row_is_a_question_with_audio_and_the_models_own_answer(
