@@ -26,14 +26,26 @@ from blsp.metrics import (
     exact_match,
     invalid_rate,
     label_accuracy,
+    unweighted_accuracy,
     word_error_rate,
 )
 
-MetricName = Literal["wer", "cer", "bleu", "chrf", "accuracy", "invalid_rate", "exact_match"]
+MetricName = Literal[
+    "wer",
+    "cer",
+    "bleu",
+    "chrf",
+    "accuracy",
+    "unweighted_accuracy",
+    "invalid_rate",
+    "exact_match",
+]
 
 LOWER_IS_BETTER = frozenset({"wer", "cer", "invalid_rate"})
 ERROR_RATES = frozenset({"wer", "cer"})
 """Metrics that normalise both sides first."""
+LABELLED = frozenset({"accuracy", "unweighted_accuracy", "invalid_rate"})
+"""Metrics that read one of the task's labels out of an answer."""
 
 # A language model may end its answer with a line break; that is not what an exact match is about.
 _STRIPPED = Normalizer("stripped", str.strip)
@@ -59,7 +71,7 @@ class Task:
     language: str = "en"
     """Of the reference: it decides normaliser and tokeniser."""
     labels: tuple[str, ...] = ()
-    """All answers there are, for `accuracy` and `invalid_rate`."""
+    """All answers there are, for `accuracy`, `unweighted_accuracy` and `invalid_rate`."""
     held_out: bool = False
     """Whether nothing of this kind was in the training data."""
     conditions: tuple[str, ...] = ()
@@ -83,7 +95,7 @@ class Task:
             found = repr(wrong[0]) if wrong else "none"
             advice = suggest(wrong[0] if wrong else "", known)
             raise InputError(f"task {self.name!r}: expected metrics, found {found}; {advice}")
-        if not self.labels and {"accuracy", "invalid_rate"} & set(self.metrics):
+        if not self.labels and LABELLED & set(self.metrics):
             raise InputError(
                 f"task {self.name!r}: expected labels to score {self.metrics[0]} with, found none; "
                 "name them all, or score exact_match"
@@ -148,6 +160,8 @@ def compute_statistics(
             return chrf(pairs)
         case "accuracy":
             return label_accuracy(pairs, task.labels)
+        case "unweighted_accuracy":
+            return unweighted_accuracy(pairs, task.labels)
         case "invalid_rate":
             return invalid_rate(pairs, task.labels)
         case _:

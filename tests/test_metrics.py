@@ -37,6 +37,8 @@ from blsp.metrics import (
     measure,
     pair_texts,
     parse_label,
+    score_classes,
+    unweighted_accuracy,
     wilson_interval,
     word_error_rate,
 )
@@ -279,6 +281,51 @@ def test_a_reference_that_is_no_label_is_refused() -> None:
         parse_label("x", ["a_b", "a-b"])
 
 
+MOODS = ["neu", "hap", "ang", "sad"]
+# Six of ten neutral, and all ten called so.
+FLAT = pairs(["neu"] * 6 + ["hap", "ang", "sad", "sad"], ["neu"] * 10)
+
+
+def test_every_class_weighs_the_same_in_unweighted_accuracy() -> None:
+    assert label_accuracy(FLAT, MOODS).value == pytest.approx(0.6)
+    assert unweighted_accuracy(FLAT, MOODS).value == pytest.approx(1 / 4)
+
+
+def test_a_class_that_no_reference_has_does_not_count() -> None:
+    texts = pairs(["neu", "neu", "sad"], ["neu", "hap", "They are sad."])
+    assert unweighted_accuracy(texts, MOODS).value == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_what_names_no_class_is_wrong_in_the_class_of_its_reference() -> None:
+    texts = pairs(["neu", "sad", "sad"], ["neu", "", "sad or neu"])
+    assert unweighted_accuracy(texts, MOODS).value == pytest.approx((1 + 0) / 2)
+
+
+def test_unweighted_accuracy_refuses_a_reference_that_is_no_label() -> None:
+    with pytest.raises(InputError, match="found 'joy'"):
+        unweighted_accuracy(pairs(["joy"], ["neu"]), MOODS)
+
+
+def test_f1_of_classes() -> None:
+    # neu: precision 6/10, recall 1, F1 .75; the others are never named.
+    scores = {
+        metric: score_classes(metric, FLAT, FLAT.predictions, "").value
+        for metric in ("macro_f1", "weighted_f1")
+    }
+    assert scores == {
+        "macro_f1": pytest.approx(0.75 / 4),
+        "weighted_f1": pytest.approx(0.75 * 6 / 10),
+    }
+
+
+def test_a_resample_without_a_class_is_scored_on_the_others() -> None:
+    texts = pairs(["neu", "sad"], ["neu", "neu"])
+    found = unweighted_accuracy(texts, MOODS)
+    assert found.compute(found.counts).tolist() == [1.0, 0.0]
+    measured = measure(found)
+    assert (measured.value, measured.ci_low, measured.ci_high) == (0.5, 0.0, 1.0)
+
+
 def test_exact_match_is_after_the_normaliser() -> None:
     texts = pairs(["Yes.", "No."], ["yes", "No!"])
     lower = Normalizer("lower", str.lower)
@@ -408,6 +455,10 @@ VECTORS = {
         | {"S": 0, "D": 1, "I": 0, "H": 1},
     ],
     "cer": [{"refs": ["ab"], "hyps": ["ac"], "cer": 0.5, "S": 1, "D": 0, "I": 0, "H": 1}],
+    "ser": [
+        {"refs": ["sad", "neu"], "preds": ["neu", "neu"]}
+        | {"wa": 0.5, "ua": 0.5, "macro_f1": 1 / 3, "weighted_f1": 1 / 3},
+    ],
     "tarot": [["the fool", 0]],
 }
 
@@ -419,7 +470,7 @@ def test_vectors_are_counted(
     file.write_text(json.dumps(VECTORS))
     assert main([str(file), "--whisper", str(whisper)]) == 0
     skipped = "skipped 1 of tarot: not implemented\n"
-    assert capsys.readouterr().out == f"{skipped}4 passed, 0 failed, 1 skipped\n"
+    assert capsys.readouterr().out == f"{skipped}5 passed, 0 failed, 1 skipped\n"
 
 
 def test_without_spellings_english_is_skipped(

@@ -6,7 +6,14 @@ of averages. Rows (`Metric`) leave. `python -m blsp.metrics VECTORS.json` checks
 """
 
 from blsp.metrics.intervals import Comparison, Metric, compare, measure, wilson_interval
-from blsp.metrics.labels import exact_match, invalid_rate, label_accuracy, parse_label
+from blsp.metrics.labels import (
+    exact_match,
+    invalid_rate,
+    label_accuracy,
+    parse_label,
+    score_classes,
+    unweighted_accuracy,
+)
 from blsp.metrics.normalizers import (
     BASIC,
     BASIC_CHARACTERS,
@@ -43,6 +50,8 @@ __all__ = [
     "measure",
     "pair_texts",
     "parse_label",
+    "score_classes",
+    "unweighted_accuracy",
     "wilson_interval",
     "word_error_rate",
 ]
