@@ -23,6 +23,7 @@ from blsp.metrics.normalizers import (
     load_english_normalizer,
 )
 from blsp.metrics.recognition import character_error_rate, count_errors, word_error_rate
+from blsp.metrics.replies import check_phrases, distinct_replies, fitting_replies
 from blsp.metrics.statistics import Pairs, Statistics, drop_empty_references, pair_texts
 from blsp.metrics.translation import bleu, bleu_tokenizer, chrf
 
@@ -39,11 +40,14 @@ __all__ = [
     "bleu_tokenizer",
     "build_normalizer",
     "character_error_rate",
+    "check_phrases",
     "chrf",
     "compare",
     "count_errors",
+    "distinct_replies",
     "drop_empty_references",
     "exact_match",
+    "fitting_replies",
     "invalid_rate",
     "label_accuracy",
     "load_english_normalizer",
