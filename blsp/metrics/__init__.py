@@ -16,6 +16,7 @@ from blsp.metrics.normalizers import (
     load_english_normalizer,
 )
 from blsp.metrics.recognition import character_error_rate, count_errors, word_error_rate
+from blsp.metrics.seeds import Difference, Estimate, compare_seeds, holm, measure_seeds
 from blsp.metrics.statistics import Pairs, Statistics, drop_empty_references, pair_texts
 from blsp.metrics.translation import bleu, bleu_tokenizer, chrf
 
@@ -24,6 +25,8 @@ __all__ = [
     "BASIC_CHARACTERS",
     "RAW",
     "Comparison",
+    "Difference",
+    "Estimate",
     "Metric",
     "Normalizer",
     "Pairs",
@@ -34,13 +37,16 @@ __all__ = [
     "character_error_rate",
     "chrf",
     "compare",
+    "compare_seeds",
     "count_errors",
     "drop_empty_references",
     "exact_match",
+    "holm",
     "invalid_rate",
     "label_accuracy",
     "load_english_normalizer",
     "measure",
+    "measure_seeds",
     "pair_texts",
     "parse_label",
     "wilson_interval",
