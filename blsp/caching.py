@@ -4,10 +4,13 @@ Several things are asked of one recording, and epochs repeat them all; on a CPU 
 of a step, and log-mel a third of the rest. Encoder output is found by a hash of the features, so
 that nobody has to pass names around and long recordings are kept window by window. Each is encoded
 alone: what is kept then never depends on the batch it was first met in, and a resumed run sees the
-same numbers. Recordings enter as they would enter extractor and encoder; what these say leaves.
+same numbers. A process that trains many models over one frozen encoder may let them share it.
+Recordings enter as they would enter extractor and encoder; what these say leaves.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +47,11 @@ class EncoderCache:
 
     Args:
         forward: the encoder's own.
-        gigabytes: what may be kept; later recordings are encoded anew each time.
+        store: what keeps it; what finds no room there is encoded anew each time.
     """
 
-    def __init__(self, forward: Any, gigabytes: float) -> None:
-        self.forward, self.store = forward, _Store(gigabytes)
+    def __init__(self, forward: Any, store: _Store) -> None:
+        self.forward, self.store = forward, store
 
     @torch.no_grad()
     def __call__(
@@ -80,6 +83,40 @@ class EncoderCache:
         return self.store.tensors[key]
 
 
+class _SharedStores:
+    """What `share_caches` opens: a store for each encoder, each of the same size."""
+
+    def __init__(self) -> None:
+        self.gigabytes: float | None = None
+        self.stores: dict[tuple[Any, ...], _Store] = {}
+
+    def find(self, model: BlspForConditionalGeneration, gigabytes: float) -> _Store:
+        """The store of a model: the shared one of its encoder, or else a new one of its own."""
+        base = (model.config.bases or {}).get("encoder")
+        if self.gigabytes is None or base is None:
+            return _Store(gigabytes)
+        # Equal weights say other things in another precision, and beside padding.
+        key = (base["fingerprint"], model.model.audio_tower.dtype, model.config.audio_padding)
+        return self.stores.setdefault(key, _Store(self.gigabytes))
+
+
+_shared = _SharedStores()
+
+
+@contextmanager
+def share_caches(gigabytes: float) -> Iterator[None]:
+    """Within the block models of one frozen encoder keep its output together, up to so much.
+
+    `install_cache` is then about the room here, whatever it is told.
+    """
+    _shared.gigabytes = gigabytes
+    try:
+        yield
+    finally:
+        _shared.gigabytes = None
+        _shared.stores.clear()
+
+
 def install_cache(model: BlspForConditionalGeneration, gigabytes: float) -> EncoderCache:
     """Keep up to so much of the encoder's output.
 
@@ -92,7 +129,7 @@ def install_cache(model: BlspForConditionalGeneration, gigabytes: float) -> Enco
             f"encoder_cache_gb: expected 0 where the encoder is trained, found {gigabytes:g}; its "
             "output changes with every step"
         )
-    cache = EncoderCache(tower.forward, gigabytes)
+    cache = EncoderCache(tower.forward, _shared.find(model, gigabytes))
     tower.forward = cache
     return cache
 
