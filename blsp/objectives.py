@@ -266,6 +266,17 @@ class _Views:
         return self.heard.speech_embeds  # type: ignore[return-value]
 
     @property
+    def words(self) -> tuple[Tensor, Tensor]:
+        """(S, D) speech embeddings and (N,) how many of each recording, without its summary."""
+        lengths: Any = self.heard.speech_lengths
+        summary = self.teacher.config.adapter.summary
+        if not summary:
+            return self.speech, lengths
+        place = torch.arange(len(self.speech), device=lengths.device)
+        place = place - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        return self.speech[place >= summary], lengths - summary
+
+    @property
     def has_audio(self) -> bool:
         return "input_features" in self.batch
 
@@ -408,8 +419,7 @@ def _ctc(views: _Views) -> Tensor:
     if not views.has_audio:
         return views.nothing
     return losses.ctc(
-        views.speech,
-        views.heard.speech_lengths,  # type: ignore[arg-type]
+        *views.words,
         views.batch["transcript_ids"],
         views.batch["transcript_lengths"],
         table,
@@ -435,8 +445,7 @@ def _to_tokens(views: _Views, compute: Callable[..., Tensor], items: Any) -> Ten
     if not views.has_audio:
         return views.nothing
     return compute(
-        views.speech,
-        views.heard.speech_lengths,
+        *views.words,
         table[views.batch["transcript_ids"]],
         views.batch["transcript_lengths"],
         num_items=items,
