@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/python -m
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint
+.PHONY: help quickstart ablation test test-slow lint
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ $(INSTALLED): pyproject.toml constraints.txt install.py
 
 quickstart: $(INSTALLED)  ## run the main job on the embedded tiny world, offline
 	$(VENV)/bin/blsp quickstart
+
+ablation: $(INSTALLED)  ## compare the recipes of the family on the tiny world; hours, goes on
+	$(RUN) blsp.tiny.family
 
 test: $(INSTALLED)  ## run every test but the slow ones
 	OMP_NUM_THREADS=1 $(RUN) pytest -q -m "not slow" --durations=10 -n 2 --dist loadfile

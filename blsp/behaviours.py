@@ -158,20 +158,25 @@ def draw_requests(
             if reason := _find_lack(utterance, behaviour, behaviours.hints):
                 left_out[reason] += 1
                 continue
-            emotion = utterance.emotion or ""
-            hint = behaviours.hints[emotion] if behaviour.with_hint else ""
             prompt = place_prompt(behaviour.prompts[number], first=first)
             read = place_prompt((behaviour.text_prompts or behaviour.prompts)[number], first=first)
-            told = (f"{hint}\n" if hint else "") + read.replace(EMOTION, emotion)
+            told = _tell_emotion(read, utterance, behaviours.hints if behaviour.with_hint else {})
+            text_prompt = told if told != prompt else ""
             requests.append(
                 Request(
                     utterance=utterance,
                     kind=behaviour.kind,
                     prompt=prompt,
-                    text_prompt=told if told != prompt else "",
+                    text_prompt=text_prompt,
                 )
             )
     return requests, left_out
+
+
+def _tell_emotion(prompt: str, utterance: Utterance, hints: dict[str, str]) -> str:
+    emotion = utterance.emotion or ""
+    hint = hints.get(emotion)
+    return (f"{hint}\n" if hint else "") + prompt.replace(EMOTION, emotion)
 
 
 def _find_lack(utterance: Utterance, behaviour: Behaviour, hints: dict[str, str]) -> str | None:

@@ -9,7 +9,7 @@ functions that are handed in, because the encoder and adapter know. Files enter,
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,6 +186,17 @@ class ConversationDataset(Dataset[Example]):
             speech_lengths=tuple(counts),
             emotions=tuple(self.demands.label(part) for part in conversation.recordings),
         )
+
+    def recordings(self) -> Iterator[tuple[AudioPart, Path, LoadFeatures]]:
+        """Yield every recording once: itself, its root and what reads it."""
+        seen = set()
+        for index in range(len(self)):
+            conversation, root = self.read_conversation(index)
+            for part in conversation.recordings:
+                key = (root, part.audio, part.start, part.duration)
+                if key not in seen:
+                    seen.add(key)
+                    yield part, root, self.load_features
 
     def select(self, indices: Sequence[int]) -> "ConversationDataset":
         """Return a data set of some of the conversations, in ascending order."""

@@ -120,6 +120,18 @@ TINY = [
     "gates",
     "build",
     "quickstart",
+    "rewording",
+    "interleaving",
+    "family_data",
+    "entrants",
+    "costs",
+    "runs",
+    "scoring",
+    "schedule",
+    "standings",
+    "family_report",
+    "family_figure",
+    "family",
 ]
 EDGE = ("data_prep", "eval")
 BANNED_NAMES = {"utils", "common", "helpers", "misc", "base", "types"}

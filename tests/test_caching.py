@@ -7,7 +7,7 @@ import pytest
 import torch
 from training import build_model, save_models
 
-from blsp.caching import FeatureCache, install_cache
+from blsp.caching import FeatureCache, install_cache, share_caches
 from blsp.errors import InputError
 from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration
@@ -58,6 +58,18 @@ def test_a_recording_is_encoded_once(model: BlspForConditionalGeneration) -> Non
     assert calls == [1, 1, 1]
 
 
+def test_what_is_encoded_together_is_what_is_encoded_alone(
+    model: BlspForConditionalGeneration,
+) -> None:
+    expected = embed(model, [0, 1, 2])
+    calls = count_calls(model)
+    cache = install_cache(model, 1.0)
+    for _ in range(2):
+        cache.fill(FEATURES, MASK)
+    assert torch.allclose(embed(model, [0, 1, 2]), expected, atol=1e-5)
+    assert calls == [3]
+
+
 def test_no_more_is_kept_than_allowed(model: BlspForConditionalGeneration) -> None:
     """60 rows of 32 numbers of 4 bytes fit, 28 more do not."""
     calls = count_calls(model)
@@ -72,6 +84,28 @@ def test_a_trained_encoder_is_not_kept(model: BlspForConditionalGeneration) -> N
     model.model.audio_tower.conv1.weight.requires_grad_(True)
     with pytest.raises(InputError, match="expected 0 where the encoder is trained"):
         install_cache(model, 1.0)
+
+
+def test_models_of_one_encoder_share_what_is_kept(tmp_path: Path) -> None:
+    save_models(tmp_path)
+    with share_caches(1.0):
+        first, second = build_model(tmp_path)[0].eval(), build_model(tmp_path)[0].eval()
+        calls = count_calls(first), count_calls(second)
+        for model in (first, second):
+            install_cache(model, 0.0)  # its own room does not count
+        assert torch.equal(embed(first, [0, 1]), embed(second, [0, 1]))
+        assert [len(each) for each in calls] == [2, 0]
+    assert install_cache(second, 1.0).store.tensors == {}
+
+
+def test_models_of_other_encoders_or_precision_share_nothing(tmp_path: Path) -> None:
+    save_models(tmp_path)
+    with share_caches(1.0):
+        first, second, third = (build_model(tmp_path)[0].eval() for _ in range(3))
+        second.config.bases["encoder"]["fingerprint"] = "another"  # type: ignore[index]
+        third.model.audio_tower.to(torch.bfloat16)  # type: ignore[arg-type]
+        stores = [install_cache(model, 0.0).store for model in (first, second, third)]
+        assert len({id(store) for store in stores}) == 3
 
 
 def test_features_are_read_once_while_there_is_room() -> None:

@@ -6,7 +6,9 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 
 import jiwer
@@ -29,8 +31,10 @@ from blsp.metrics import (
     chrf,
     compare,
     count_errors,
+    distinct_replies,
     drop_empty_references,
     exact_match,
+    fitting_replies,
     invalid_rate,
     label_accuracy,
     load_english_normalizer,
@@ -332,6 +336,74 @@ def test_exact_match_is_after_the_normaliser() -> None:
     assert exact_match(texts).value == 0.0
     assert exact_match(texts.normalized(lower)).value == 0.0
     assert exact_match(texts.normalized(BASIC)).value == 1.0
+
+
+# Replies
+
+PHRASES = {"neutral": [], "sad": ["oh dear"], "happy": ["hooray", "how nice"]}
+
+
+def same_words(*said: tuple[str, str, str]) -> Pairs:
+    """Replies as (words, emotion, reply)."""
+    groups, emotions, replies = zip(*said, strict=True)
+    return replace(pairs(emotions, replies), groups=groups)
+
+
+def test_replies_to_the_same_words_are_compared_in_pairs_of_emotions() -> None:
+    found = distinct_replies(
+        same_words(
+            ("go", "sad", "oh dear"),
+            ("go", "sad", "what a pity"),  # the same emotion: not compared with the first
+            ("go", "happy", "Oh, dear!"),  # the same letters as the first
+            ("call", "sad", "oh dear"),
+            ("call", "neutral", "hm"),
+            ("alone", "sad", "oh dear"),
+        )
+    )
+    assert found.ids == ("0", "3")
+    assert found.counts.tolist() == [[1, 2], [1, 1]]
+    assert found.value == pytest.approx(2 / 3)
+
+
+def test_pairs_are_counted_as_if_each_were_looked_at() -> None:
+    draw = random.Random(4)
+    said = [(draw.choice("ab"), draw.choice("xyz"), draw.choice("123")) for _ in range(60)]
+    wanted = [
+        one[2] != other[2]
+        for one, other in combinations(said, 2)
+        if one[0] == other[0] and one[1] != other[1]
+    ]
+    found = distinct_replies(same_words(*said)).counts.sum(0)
+    assert found.tolist() == [sum(wanted), len(wanted)]
+
+
+def test_words_in_one_emotion_alone_cannot_be_compared() -> None:
+    with pytest.raises(InputError, match="same words in two emotions, found none in 2"):
+        distinct_replies(same_words(("go", "sad", "a"), ("stop", "happy", "b")))
+
+
+@pytest.mark.parametrize(
+    ("emotion", "reply", "fits"),
+    [
+        ("sad", "Oh, dear! I see.", True),
+        ("sad", "I see.", False),
+        ("sad", "Oh dear, how nice.", False),  # and of another
+        ("happy", "How nice, hooray", True),
+        ("happy", "how nicely", False),  # no whole words
+        ("neutral", "I see.", True),
+        ("neutral", "Hooray.", False),
+        ("neutral", " ", False),
+    ],
+)
+def test_a_reply_fits_with_a_phrase_of_its_own_emotion_and_of_no_other(
+    emotion: str, reply: str, fits: bool
+) -> None:
+    assert fitting_replies(pairs([emotion], [reply]), PHRASES).value == float(fits)
+
+
+def test_an_emotion_without_an_entry_is_refused() -> None:
+    with pytest.raises(InputError, match="one of neutral, sad, happy, found the emotion 'bored'"):
+        fitting_replies(pairs(["bored"], ["oh"]), PHRASES)
 
 
 # Intervals

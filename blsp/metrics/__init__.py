@@ -23,6 +23,8 @@ from blsp.metrics.normalizers import (
     load_english_normalizer,
 )
 from blsp.metrics.recognition import character_error_rate, count_errors, word_error_rate
+from blsp.metrics.replies import check_phrases, distinct_replies, fitting_replies
+from blsp.metrics.seeds import Difference, Estimate, compare_seeds, holm, measure_seeds
 from blsp.metrics.statistics import Pairs, Statistics, drop_empty_references, pair_texts
 from blsp.metrics.translation import bleu, bleu_tokenizer, chrf
 
@@ -31,6 +33,8 @@ __all__ = [
     "BASIC_CHARACTERS",
     "RAW",
     "Comparison",
+    "Difference",
+    "Estimate",
     "Metric",
     "Normalizer",
     "Pairs",
@@ -39,15 +43,21 @@ __all__ = [
     "bleu_tokenizer",
     "build_normalizer",
     "character_error_rate",
+    "check_phrases",
     "chrf",
     "compare",
+    "compare_seeds",
     "count_errors",
+    "distinct_replies",
     "drop_empty_references",
     "exact_match",
+    "fitting_replies",
+    "holm",
     "invalid_rate",
     "label_accuracy",
     "load_english_normalizer",
     "measure",
+    "measure_seeds",
     "pair_texts",
     "parse_label",
     "score_classes",

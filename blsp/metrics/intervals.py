@@ -5,6 +5,7 @@ of utterances gets Wilson's interval instead: the bootstrap of 0 hits in 400 is 
 call a single lucky hit of another system significant.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,7 @@ def measure(statistics: Statistics, *, resamples: int = 1000, seed: int = 0) -> 
         low, high = wilson_interval(int(statistics.counts[:, 0].sum()), n)
         interval = "wilson"
     else:
-        low, high = _percentiles(_resample(statistics, resamples=resamples, seed=seed))
+        low, high = percentiles(_resample(statistics, resamples=resamples, seed=seed))
         interval = f"bootstrap of utterances, {resamples} resamples, seed {seed}"
     return Metric(
         metric=statistics.metric,
@@ -84,7 +85,7 @@ def compare(
     difference = first.value - second.value
     # The small slack counts equal differences as equal whatever their rounding.
     as_far = np.abs(moved - moved.mean()) >= abs(difference) - 1e-12
-    low, high = _percentiles(moved)
+    low, high = percentiles(moved)
     return Comparison(
         metric=first.metric,
         difference=difference,
@@ -104,22 +105,29 @@ def wilson_interval(hits: int, n: int) -> tuple[float, float]:
     return max(centre - reach, 0.0), min(centre + reach, 1.0)
 
 
-def _resample(statistics: Statistics, *, resamples: int, seed: int) -> np.ndarray:
-    """(R,) values; the draws depend on the seed and the number of utterances alone."""
-    rng, n = np.random.default_rng(seed), len(statistics.ids)
-    sums = np.empty((resamples, statistics.counts.shape[1]))
-    block = max(_DRAWS_AT_ONCE // n, 1)
+def draw_times(n: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield (r, n) blocks of ``resamples`` rows: how often each of n utterances was drawn.
+
+    The draws depend on the seed and the number of utterances alone.
+    """
+    rng, block = np.random.default_rng(seed), max(_DRAWS_AT_ONCE // n, 1)
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
         drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-        sums[start : start + rows] = times.astype(np.float64) @ statistics.counts
-    return statistics.compute(sums)
+        yield times.astype(np.float64)
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    """Return the bounds of the middle 95 % of (R,) values."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _resample(statistics: Statistics, *, resamples: int, seed: int) -> np.ndarray:
+    """(R,) values."""
+    blocks = draw_times(len(statistics.ids), resamples=resamples, seed=seed)
+    return statistics.compute(np.concatenate([times @ statistics.counts for times in blocks]))
 
 
 def _difference(first: Statistics, second: Statistics, part: str) -> str:

@@ -133,14 +133,15 @@ def _parse_all(pairs: Pairs, known: dict[str, str]) -> list[str | None]:
     return [_find(text, known) for text in pairs.predictions]
 
 
-def _plain(text: str) -> str:
+def plain_words(text: str) -> str:
+    """Letters and digits in lower case, words apart by one space."""
     return " ".join(re.sub(r"[\W_]+", " ", text.lower()).split())
 
 
 def _by_plain_name(labels: Sequence[str]) -> dict[str, str]:
     known: dict[str, str] = {}
     for label in labels:
-        other = known.setdefault(_plain(label), label)
+        other = known.setdefault(plain_words(label), label)
         if other != label:
             raise InputError(
                 f"expected labels that differ in letters or digits, found {other!r} and {label!r}; "
@@ -150,7 +151,7 @@ def _by_plain_name(labels: Sequence[str]) -> dict[str, str]:
 
 
 def _find(text: str, known: dict[str, str]) -> str | None:
-    plain = _plain(text)
+    plain = plain_words(text)
     if plain in known:
         return known[plain]
     held = [label for name, label in known.items() if f" {name} " in f" {plain} "]
