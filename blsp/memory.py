@@ -7,14 +7,15 @@ attention what its kernels keep. What exists for a moment only (logits of a chun
 a weight that is unpacked) is estimated. A model and the shape of a batch enter; bytes leave.
 """
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModelForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -160,7 +161,8 @@ def count_activations(
     with torch.autograd.graph.saved_tensors_hooks(kept.note, lambda tensor: tensor):
         # On the meta device nobody can say how many embeddings there are; it is told.
         told = {"targets": lengths, "most": shape.heard_tokens}
-        heard, *_ = adapter(rows, lengths, **(told if config.adapter.decides_length else {}))
+        with _fuse_attention():
+            heard, *_ = adapter(rows, lengths, **(told if config.adapter.decides_length else {}))
         # On the meta device nobody can say where speech is; LoRA keeps its rows everywhere.
         with state.use("everywhere") if state is not None else nullcontext():
             decoder: Any = llm.base_model
@@ -200,14 +202,39 @@ class _FusedAttention(torch.autograd.Function):
     """Keeps what fused kernels keep: the inputs, the output and a number a row and head."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         out = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:3]).float())
+        sums = query.new_empty(query.shape[:3]).float()
+        ctx.save_for_backward(query, key, value, out, sums, *([] if mask is None else [mask]))
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         raise NotImplementedError
+
+
+@contextmanager
+def _fuse_attention() -> Iterator[None]:
+    """Give adapters fused attention, which the meta device lacks: it would keep every matrix."""
+    real = functional.scaled_dot_product_attention
+
+    def fused(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> Tensor:
+        return _FusedAttention.apply(query, key, value, attn_mask)  # type: ignore[return-value]
+
+    functional.scaled_dot_product_attention = fused
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = real
 
 
 def _fused(

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from blsp.memory import forecast_memory, held_bytes, shape_of
+from blsp.memory import BatchShape, forecast_memory, held_bytes, shape_of
 from blsp.model import LlmOptions, LoraConfig, compose
+from blsp.model.configuration import AdapterConfig
 from blsp.model.processing import pad_features
 from blsp.objectives import LossConfig, compute_loss
 from tests.model.conftest import make_audio, save_llm, save_whisper
@@ -24,11 +25,14 @@ WIDTHS = {
 }
 
 
-def build(folder: Path, kind: str, scope: str, *, bf16: bool) -> tuple[Any, Any]:
+def build(
+    folder: Path, kind: str, scope: str, *, bf16: bool, adapter: AdapterConfig | None = None
+) -> tuple[Any, Any]:
     dtype = torch.bfloat16 if bf16 else torch.float32
     return compose(
         llm=save_llm(folder / "llm", kind, **dict[str, Any](WIDTHS)),
         encoder=save_whisper(folder / "whisper", d_model=128, encoder_ffn_dim=512),
+        adapter=adapter or AdapterConfig(),
         lora=LoraConfig(scope=scope, rank=8),  # type: ignore[arg-type]
         options=LlmOptions(dtype=dtype, attn_implementation="eager"),
         encoder_dtype=dtype,
@@ -101,3 +105,28 @@ def test_the_forecast_is_within_15_percent_of_what_is_allocated(
     forecast = forecast_memory(model, shape_of(batch), checkpointing=checkpointing, bf16=bf16)
     measured = measure_peak(model, batch, bf16=bf16)
     assert forecast.total == pytest.approx(measured, rel=0.15), forecast.line()
+
+
+def test_the_forecast_holds_for_an_adapter_that_attends(tmp_path: Path) -> None:
+    """Without fused attention every query would keep a number for every row it does not see."""
+    adapter = AdapterConfig(kind="qformer", queries=2, query_window=2, layers=4)
+    model, processor = build(tmp_path, "qwen3", "none", bf16=False, adapter=adapter)
+    batch = make_batch(model, processor, rows=8, seconds=8.0)
+    forecast = forecast_memory(model, shape_of(batch), checkpointing=False, bf16=False)
+    measured = measure_peak(model, batch, bf16=False)
+    assert forecast.total == pytest.approx(measured, rel=0.05), forecast.line()
+
+
+@pytest.mark.parametrize("kind", ["cformer", "qformer"])
+def test_an_adapter_that_decides_is_forecast_without_running_it(kind: str, tmp_path: Path) -> None:
+    more = {"length": "tokens"} if kind == "qformer" else {}
+    adapter = AdapterConfig.from_dict({"kind": kind, **more})
+    model, _ = build(tmp_path, "qwen3", "none", bf16=False, adapter=adapter)
+
+    def keep(frames: int) -> int:
+        shape = BatchShape(rows=4, heard_tokens=80, read_tokens=80, recordings=4, frames=frames)
+        return forecast_memory(model, shape, checkpointing=False, bf16=False).activations
+
+    once, twice, thrice = keep(1000), keep(2000), keep(3000)
+    assert once < twice < thrice
+    assert thrice - twice == pytest.approx(twice - once, rel=0.01)  # no matrix of all rows is kept

@@ -77,7 +77,11 @@ class CFormerAdapter(nn.Module):
 
     def _run(self, layers: nn.ModuleList, hidden: Tensor, mask: Tensor) -> Tensor:
         config: Any = self.audio_config
-        seen = create_bidirectional_mask(config=config, inputs_embeds=hidden, attention_mask=mask)
+        seen = None  # on the meta device, where the library would look at the numbers of the mask
+        if not mask.is_meta:
+            seen = create_bidirectional_mask(
+                config=config, inputs_embeds=hidden, attention_mask=mask
+            )
         for layer in layers:
             hidden = layer(hidden, seen)
         return hidden
