@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from training import ADAPTER, build_dataset
 
 import blsp.progress
-from blsp.objectives import LossConfig
 from blsp.model import LoraConfig, compose
+from blsp.objectives import LossConfig
 from blsp.progress import FixedUtterances
 from blsp.train import main as train
 from blsp.trainer import AlignmentTrainer, TrainingConfig

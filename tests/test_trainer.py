@@ -24,11 +24,11 @@ from training import (
 from transformers import TrainerCallback, WhisperModel
 
 from blsp.alignment import ShuffledPairs, measure, replace_audio
-from blsp.objectives import LossConfig, compute_loss
 from blsp.collator import Collator
 from blsp.dataset import Example
 from blsp.errors import InputError
 from blsp.model import BlspForConditionalGeneration, compose, load_checkpoint
+from blsp.objectives import LossConfig, compute_loss
 from blsp.progress import Progress
 from blsp.trainer import (
     AlignmentTrainer,
