@@ -77,7 +77,12 @@ class CFormerAdapter(nn.Module):
 
     def _run(self, layers: nn.ModuleList, hidden: Tensor, mask: Tensor) -> Tensor:
         config: Any = self.audio_config
-        seen = create_bidirectional_mask(config=config, inputs_embeds=hidden, attention_mask=mask)
+        seen = create_bidirectional_mask(
+            config=config,
+            inputs_embeds=hidden,
+            attention_mask=mask,
+            allow_is_bidirectional_skip=False,  # it would look at numbers, of which meta has none
+        )
         for layer in layers:
             hidden = layer(hidden, seen)
         return hidden
