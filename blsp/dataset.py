@@ -142,6 +142,8 @@ class ConversationDataset(Dataset[Example]):
         self.demands = demands or Demands()
         self.skipped: Counter[str] = Counter()
         """Why conversations are not here -> how many."""
+        self.labelled = 0
+        """Recordings with an emotion of those in demand."""
         self.load_features, self.num_speech_tokens = load_features, num_speech_tokens
         self.unreadable: dict[str, str] = {}
         """id -> why, of the recordings this process could not read."""
@@ -234,6 +236,8 @@ class ConversationDataset(Dataset[Example]):
             if misfit:
                 self.skipped[misfit] += 1
                 continue
+            labels = map(self.demands.label, conversation.recordings)
+            self.labelled += sum(label != IGNORED for label in labels)
             offsets.append(line.offset)
             durations.append(sum(part.duration for part in conversation.recordings))
             tokens.append(length)

@@ -24,6 +24,9 @@ from blsp.recipe import Recipe
 
 SECONDS = 10.0
 """Of a recording, where no data says how long they are."""
+TOKENS_PER_SECOND = 5.0
+"""Of a transcript, where an adapter makes an embedding of each; fast speech of a language that the
+tokenizer knows."""
 _WINDOW = 3000
 """Frames that Whisper pads to."""
 _NF4 = 4
@@ -147,6 +150,7 @@ def largest_batch(recipe: Recipe) -> BatchShape:
         heard_tokens=tokens,
         read_tokens=tokens,
         recordings=rows,
+        spoken_tokens=min(tokens, int(SECONDS * TOKENS_PER_SECOND)),
         frames=_WINDOW if recipe.model.audio_padding == "max" else int(SECONDS * FRAMES_PER_SECOND),
     )
 

@@ -244,7 +244,12 @@ class AlignmentTrainer(Trainer):
             callbacks=[_StepChecks(self), self.signal, self.late, *(callbacks or [])],
         )
         quantized = any(hasattr(model, f"is_loaded_in_{bits}bit") for bits in (4, 8))
-        prepare_launch(self.accelerator, optimizer=config.optimizer, quantized=quantized)
+        prepare_launch(
+            self.accelerator,
+            optimizer=config.optimizer,
+            quantized=quantized,
+            blocks=model._no_split_modules,  # type: ignore[arg-type]
+        )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if "use_cache" not in known:  # the library leaves it there, and a checkpoint would keep it
