@@ -443,7 +443,8 @@ class _StopWhenRecovered(TrainerCallback):
         self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
     ) -> None:
         self.recovered = metrics.get("eval_recovered", 0.0)
-        control.should_training_stop = self.recovered > OVERFIT_RECOVERED
+        if self.recovered > OVERFIT_RECOVERED:  # or as it was: this may be the last step
+            control.should_training_stop = True
 
 
 def overfit(recipe: Recipe, header: Header, count: int, report: Report) -> int:

@@ -119,7 +119,6 @@ def test_the_forecast_is_within_15_percent_of_what_is_allocated(
         (AdapterConfig(kind="cformer"), False, False),
         (AdapterConfig(kind="cformer"), True, True),
         (AdapterConfig(kind="qformer", length="tokens"), False, False),
-        (AdapterConfig(kind="qformer", queries=2), False, False),
     ],
 )
 def test_adapters_with_attention_are_counted_too(
