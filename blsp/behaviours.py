@@ -3,7 +3,8 @@
 A behaviours file is a list of kinds (continue it, repeat it, ...) with several wordings each. For
 an utterance some kinds are drawn, a wording of each, and whether the words come before or after it;
 the draw depends on the seed and the utterance's id alone, so that it survives other utterances
-coming or going. Utterances enter, `Request`s leave.
+coming or going. Where the voice tells what the words do not (emotion), the language model is told
+in writing: by a hint, or in another wording. Utterances enter, `Request`s leave.
 """
 
 import random
@@ -17,8 +18,16 @@ from blsp.errors import InputError
 from blsp.generation import AUDIO_PLACE, place_audio
 from blsp.manifest import AudioPart, Message, TextPart, Utterance
 
-SHIPPED = {"general": "behaviours.yaml", "tiny": "tiny/behaviours.yaml"}
+SHIPPED = {
+    "general": "behaviours.yaml",
+    "emotions": "emotions.yaml",
+    "tiny": "tiny/behaviours.yaml",
+    "tiny-emotions": "tiny/emotions.yaml",
+}
 """Name of a behaviours file in the package -> where it lies."""
+
+EMOTION = "{emotion}"
+"""In a text prompt: the emotion of the utterance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +38,29 @@ class Behaviour:
     """Its name, which conversations carry."""
     prompts: tuple[str, ...]
     """`{audio}` alone on a line marks the words; without it they come before or after, as drawn."""
+    text_prompts: tuple[str, ...] = ()
+    """What the language model is asked instead of `prompts`, one for each and in their order;
+    `{emotion}` is the utterance's."""
     with_hint: bool = False
-    """Tell the language model the emotion, which the words do not; the conversation does not."""
+    """Tell the language model the emotion, on a line before the prompt; the model that hears is to
+    find it in the voice."""
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise InputError(f"{self.kind}: expected prompts, found none; write one")
+        if self.text_prompts and len(self.text_prompts) != len(self.prompts):
+            raise InputError(
+                f"{self.kind}: expected as many text_prompts as prompts, {len(self.prompts)}, "
+                f"found {len(self.text_prompts)}; write one for each, in their order"
+            )
+        for prompt in self.prompts:
+            if EMOTION in prompt:
+                raise InputError(
+                    f"{self.kind}: expected {EMOTION} in text_prompts only, found it in "
+                    f"{prompt!r}, which asks about a voice; move it"
+                )
+        for prompt in (*self.prompts, *self.text_prompts):  # refuses a place in mid-line
+            place_audio(prompt, TextPart(text=""))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +72,7 @@ class Behaviours:
     held_out: tuple[Behaviour, ...] = ()
     """What only evaluation asks."""
     hints: dict[str, str] = field(default_factory=dict)
-    """Emotion of an utterance -> how a text says it."""
+    """Emotion of an utterance -> how a text says it; empty where it says nothing."""
 
     def __post_init__(self) -> None:
         every = [*self.behaviours, *self.held_out]
@@ -55,10 +85,11 @@ class Behaviours:
                     "their prompts"
                 )
         for behaviour in every:
-            if not behaviour.prompts:
-                raise InputError(f"{behaviour.kind}: expected prompts, found none; write one")
-            for prompt in behaviour.prompts:  # refuses a place in mid-line
-                place_audio(prompt, TextPart(text=""))
+            if behaviour.with_hint and not self.hints:
+                raise InputError(
+                    f"{behaviour.kind}: expected hints for with_hint, found none; write them as "
+                    "hints: {sad: The speaker sounds sad.}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +99,9 @@ class Request:
     utterance: Utterance
     kind: str
     prompt: str
-    """With `{audio}` on a line of its own."""
-    hint: str = ""
+    """What the model that hears is asked, with `{audio}` on a line of its own."""
+    text_prompt: str = ""
+    """What the language model is asked instead, if anything else."""
 
     @property
     def id(self) -> str:
@@ -77,13 +109,9 @@ class Request:
         return f"{self.utterance.id}/{self.kind}"
 
     def question(self) -> Message:
-        """What the conversation asks."""
-        return place_audio(self.prompt, _audio_part(self.utterance))
-
-    def question_with_hint(self) -> Message:
-        """What the language model is asked."""
-        prompt = f"{self.hint}\n{self.prompt}" if self.hint else self.prompt
-        return place_audio(prompt, _audio_part(self.utterance))
+        """What the conversation asks; its teacher view is what the language model is asked."""
+        part = _audio_part(self.utterance)
+        return place_audio(self.prompt, part, teacher=self.text_prompt or None)
 
 
 def load_behaviours(name: str | Path) -> Behaviours:
@@ -107,24 +135,56 @@ def load_behaviours(name: str | Path) -> Behaviours:
 
 def draw_requests(
     utterances: Sequence[Utterance], behaviours: Behaviours, *, per_utterance: int, seed: int
-) -> list[Request]:
-    """Draw what is asked about each utterance that has words; other utterances change nothing."""
+) -> tuple[list[Request], Counter[str]]:
+    """Draw what is asked about each utterance that has words; other utterances change nothing.
+
+    Returns:
+        The requests, and how many more were drawn that cannot be asked, by reason: a behaviour
+        tells an emotion, and the utterance is `without emotion` or has an `unknown emotion`, one
+        without a hint.
+    """
     available = len(behaviours.behaviours)
     if not 1 <= per_utterance <= available:
         raise InputError(
             f"--per-utterance: expected 1 to {available}, the number of behaviours, found "
             f"{per_utterance}; write more behaviours or ask for fewer"
         )
-    requests = []
+    requests: list[Request] = []
+    left_out: Counter[str] = Counter()
     for utterance in utterances:
         rng = random.Random(f"{seed} {utterance.id}")
         for behaviour in rng.sample(behaviours.behaviours, per_utterance):
-            prompt = place_prompt(rng.choice(behaviour.prompts), first=rng.random() < 0.5)
-            hint = behaviours.hints.get(utterance.emotion or "", "") if behaviour.with_hint else ""
+            number, first = rng.choice(range(len(behaviour.prompts))), rng.random() < 0.5
+            if reason := _find_lack(utterance, behaviour, behaviours.hints):
+                left_out[reason] += 1
+                continue
+            prompt = place_prompt(behaviour.prompts[number], first=first)
+            read = place_prompt((behaviour.text_prompts or behaviour.prompts)[number], first=first)
+            told = _tell_emotion(read, utterance, behaviours.hints if behaviour.with_hint else {})
+            text_prompt = told if told != prompt else ""
             requests.append(
-                Request(utterance=utterance, kind=behaviour.kind, prompt=prompt, hint=hint)
+                Request(
+                    utterance=utterance,
+                    kind=behaviour.kind,
+                    prompt=prompt,
+                    text_prompt=text_prompt,
+                )
             )
-    return requests
+    return requests, left_out
+
+
+def _tell_emotion(prompt: str, utterance: Utterance, hints: dict[str, str]) -> str:
+    emotion = utterance.emotion or ""
+    hint = hints.get(emotion)
+    return (f"{hint}\n" if hint else "") + prompt.replace(EMOTION, emotion)
+
+
+def _find_lack(utterance: Utterance, behaviour: Behaviour, hints: dict[str, str]) -> str | None:
+    """Why a behaviour that tells the emotion of an utterance cannot; None if it can or need not."""
+    tells = behaviour.with_hint or any(EMOTION in prompt for prompt in behaviour.text_prompts)
+    if tells and not utterance.emotion:
+        return "without emotion"
+    return "unknown emotion" if behaviour.with_hint and utterance.emotion not in hints else None
 
 
 def place_prompt(prompt: str, *, first: bool) -> str:

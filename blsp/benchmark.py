@@ -339,6 +339,7 @@ class _Asking:
                 reference=reference,
                 prediction=text,
                 finish_reason=reason,
+                group=task.group_of(utterance),
             )
             for (task, utterance, reference), text, reason in zip(
                 questions, texts, reasons, strict=True

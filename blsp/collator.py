@@ -23,7 +23,8 @@ class Collator:
     The keys are `input_ids`, `attention_mask`, `labels` (B, T); the same with `teacher_` before
     them (B, U); `ids`, the ids of the rows; `left_out`, why examples were; and where there is
     audio `input_features` (N, M, F) with `input_features_mask` (N, F), in the order of the
-    placeholders, row by row, and `transcript_ids`, what they say one after the other, with
+    placeholders, row by row, how many placeholders each has in `speech_lengths` (N,) and which
+    emotion in `emotion_labels` (N,), and `transcript_ids`, what they say one after the other, with
     `transcript_lengths` (N,) and `teacher_transcript_mask` (B, U), where the teacher reads it.
 
     A batch whose audio is all unreadable is one row that trains nothing, because the other
@@ -50,6 +51,10 @@ class Collator:
         )
         features = [each for example in rows for each in example.features]
         batch |= pad_features(features) | _find_transcripts(rows, batch["teacher_input_ids"])
+        if features:
+            of_each = {"speech_lengths": [n for e in rows for n in e.speech_lengths]}
+            of_each["emotion_labels"] = [label for e in rows for label in e.emotions]
+            batch |= {name: torch.tensor(numbers) for name, numbers in of_each.items()}
         return batch | {"ids": [e.id for e in rows], "left_out": left_out}
 
     def _pad(self, ids: list[Tensor], labels: list[Tensor], *, prefix: str) -> dict[str, Tensor]:

@@ -46,8 +46,12 @@ from blsp.model.foundations import Base, load_llm
 from blsp.model.loading import load_tokenizer
 from blsp.rendering import Renderer, contains_thinking
 
+# BLSP-Emo's three phrases among them ("i'm sorry, but i", "as an ai language model", "I'm not sure
+# what you"), as whole words: "I'm sorry, but it is late" is no refusal.
 _REFUSAL = re.compile(
     r"\bI(['\u2019]m| am) (sorry|afraid|unable)\b.{0,40}\b(can(['\u2019]t|not)|unable|not able)\b"
+    r"|\bI(['\u2019]m| am) sorry,? but I\b"
+    r"|\bI(['\u2019]m| am) not sure what you\b"
     r"|^(Sorry, )?I (can(['\u2019]t|not)|am unable to) (help|assist|hear|listen|process|access)"
     r"|\bas an? (AI|artificial intelligence|(large )?language model)\b",
     re.IGNORECASE,
@@ -114,10 +118,12 @@ def continue_manifest(
         command: what the side file says made it.
 
     Returns:
-        How many were `written`, and left out as `empty`, `thinking`, `refusal`, `without text`.
+        How many were `written`, and left out as `empty`, `thinking`, `refusal`, `without text`,
+        `without emotion`, `unknown emotion`.
 
     Raises:
-        InputError: no text anywhere, or `out` (whole or interrupted) was made otherwise.
+        InputError: no text anywhere, nothing that can be asked, or `out` (whole or interrupted) was
+            made otherwise.
     """
     utterances = list(read_manifest(manifest))
     spoken = [utterance for utterance in utterances if (utterance.text or "").strip()]
@@ -128,9 +134,14 @@ def continue_manifest(
         )
     share, shares = config.share
     seed = config.generation.seed
-    requests = draw_requests(
+    requests, left_out = draw_requests(
         spoken[share - 1 :: shares], behaviours, per_utterance=config.per_utterance, seed=seed
     )
+    if left_out and not requests:
+        raise InputError(
+            f"{manifest}: expected utterances whose emotion the behaviours can tell, found none: "
+            f"{_join_counts(left_out)}; add `emotion`, or a hint for each that there is"
+        )
     meta = Meta(
         command=command,
         root=Path(os.path.relpath(find_root(manifest), out.parent)).as_posix(),
@@ -143,7 +154,7 @@ def continue_manifest(
     )
     counts = write_continuations(author, requests, out, config=config.generation, meta=meta)
     silent = len(utterances) - len(spoken)
-    return counts + Counter({"without text": silent})
+    return counts + left_out + Counter({"without text": silent})
 
 
 def write_continuations(
@@ -208,14 +219,16 @@ def _describe_plan(author: Author, requests: Sequence[Request], config: Generati
         "language model": author.base.fingerprint,
         "template": author.renderer.template_fingerprint(),
         "manifest": digest(to_row(request.utterance) for request in requests),
-        "prompts": digest([request.id, request.prompt, request.hint] for request in requests),
+        "prompts": digest(
+            [request.id, request.prompt, request.text_prompt] for request in requests
+        ),
         "settings": json.dumps(asdict(config)),
     }
 
 
 def _render(renderer: Renderer, request: Request) -> list[int]:
     try:
-        return renderer.render_prompt([request.question_with_hint()], view="teacher").ids
+        return renderer.render_prompt([request.question()], view="teacher").ids
     except InputError as error:
         raise InputError(f"utterance {request.utterance.id!r}: {error}") from error
 
@@ -247,7 +260,6 @@ def _build_conversations(
             kind=request.kind,
             license=request.utterance.license,
             source=request.utterance.source,
-            extra={"hint": request.hint} if request.hint else {},
         )
 
 
@@ -268,12 +280,16 @@ def main(argv: Sequence[str]) -> int:
     counts = continue_manifest(
         options.manifest, options.out, author, behaviours, config, command=command
     )
-    left_out = [f"{count} {reason}" for reason, count in counts.items() if reason != "written"]
+    left_out = Counter({reason: n for reason, n in counts.items() if reason != "written"})
     print(
         f"{options.out}: {counts['written']} conversations; "
-        f"left out: {', '.join(left_out) or 'none'}"
+        f"left out: {_join_counts(left_out) or 'none'}"
     )
     return 0 if counts["written"] else 1
+
+
+def _join_counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
 
 
 def read_share(text: str) -> tuple[int, int]:
@@ -303,7 +319,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--llm", required=True, help="folder or hub id of the language model")
     parser.add_argument("--revision", help="commit or tag of a hub id")
     parser.add_argument(
-        "--behaviours", default="general", help=f"a YAML file, or {' or '.join(SHIPPED)}"
+        "--behaviours", default="general", help=f"a YAML file, or one of {', '.join(SHIPPED)}"
     )
     parser.add_argument("--out", type=Path, required=True, help="conversations to write (.jsonl)")
     parser.add_argument(

@@ -204,7 +204,8 @@ _INDENT = "\n" + " " * 11
 
 def _describe_part(part: TextPart | AudioPart) -> str:
     if isinstance(part, TextPart):
-        return part.text
+        both = part.teacher is None
+        return part.text if both else f"<student: {part.text!r}, teacher: {part.teacher!r}>"
     return f"<audio {part.audio}, {part.duration:.2f} s: {part.transcript}>"
 
 

@@ -8,6 +8,7 @@ functions that are handed in, because the encoder and adapter know. Files enter,
 
 import logging
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -60,6 +61,33 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demands:
+    """What model and objectives ask of a conversation; one that cannot meet it is skipped."""
+
+    decides_length: bool = False
+    """Each recording becomes as many embeddings as its transcript has tokens, so that it must have
+    some, and not more of them than the encoder has rows."""
+    emotions: tuple[str, ...] = ()
+    """Emotions that can be told apart; a recording of none of them is skipped, one of which none is
+    stated is not."""
+
+    def find_misfit(self, parts: Sequence[AudioPart], words: Sequence[int]) -> str | None:
+        """Why a conversation cannot be trained on; ``words`` are the tokens of each recording."""
+        for part, count in zip(parts, words, strict=True):
+            if self.decides_length and not count:
+                return "empty transcript"
+            if self.decides_length and count > part.duration * FRAMES_PER_SECOND / 2:
+                return "more tokens than encoder rows"
+            if self.emotions and part.emotion not in (None, *self.emotions):
+                return f"unknown emotion {part.emotion!r}"
+        return None
+
+    def label(self, part: AudioPart) -> int:
+        """The number of a recording's emotion."""
+        return self.emotions.index(part.emotion) if part.emotion in self.emotions else IGNORED
+
+
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """One conversation, ready for a batch. T and U are the lengths of the two views."""
 
@@ -76,6 +104,10 @@ class Example:
     """Of each recording, in order."""
     transcripts: tuple[tuple[int, int], ...] = ()
     """Begin and end of what each recording says in the teacher view, in order."""
+    speech_lengths: tuple[int, ...] = ()
+    """Placeholders of each recording in the student view, in order."""
+    emotions: tuple[int, ...] = ()
+    """Number of each recording's emotion, -100 where none is stated."""
     unreadable: str | None = None
     """Why the audio could not be read; such an example has no tokens and is left out of a batch."""
 
@@ -89,6 +121,7 @@ class ConversationDataset(Dataset[Example]):
         load_features: a recording and its root -> log-mel and true frames.
         num_speech_tokens: frames -> how many placeholders the recording takes.
         llm: id and revision of the model in training, to be compared with that of the files.
+        demands: of model and objectives; conversations that do not meet them are `skipped`.
 
     Raises:
         InputError: a bad line, a conversation that cannot be rendered, or a file written by another
@@ -103,8 +136,12 @@ class ConversationDataset(Dataset[Example]):
         num_speech_tokens: Callable[[int], int],
         *,
         llm: str | None = None,
+        demands: Demands | None = None,
     ) -> None:
         self.config, self.renderer = config, renderer
+        self.demands = demands or Demands()
+        self.skipped: Counter[str] = Counter()
+        """Why conversations are not here -> how many."""
         self.load_features, self.num_speech_tokens = load_features, num_speech_tokens
         self.unreadable: dict[str, str] = {}
         """id -> why, of the recordings this process could not read."""
@@ -134,7 +171,9 @@ class ConversationDataset(Dataset[Example]):
             return self._leave_out(conversation.id, str(error))
         student = self.renderer.render(conversation, view="student", trained=self.config.trained)
         teacher = self.renderer.render(conversation, view="teacher", trained=self.config.trained)
+        words = [end - start for start, end in teacher.transcripts]
         counts = [self.num_speech_tokens(frames) for _, frames in features]
+        counts = words if self.demands.decides_length else counts
         input_ids, labels = expand_placeholders(student, counts)
         return Example(
             id=conversation.id,
@@ -144,6 +183,8 @@ class ConversationDataset(Dataset[Example]):
             teacher_labels=torch.tensor(teacher.labels),
             features=features,
             transcripts=tuple(teacher.transcripts),
+            speech_lengths=tuple(counts),
+            emotions=tuple(self.demands.label(part) for part in conversation.recordings),
         )
 
     def select(self, indices: Sequence[int]) -> "ConversationDataset":
@@ -176,22 +217,27 @@ class ConversationDataset(Dataset[Example]):
         for line in scan_rows(path, "conversations"):
             conversation = build_conversation(checked(path, line))
             try:
-                length = self._count_tokens(conversation)
+                length, misfit = self._count_tokens(conversation)
             except InputError as error:
                 raise InputError(f"{path}:{line.number}: {error}") from error
+            if misfit:
+                self.skipped[misfit] += 1
+                continue
             offsets.append(line.offset)
             durations.append(sum(part.duration for part in conversation.recordings))
             tokens.append(length)
 
-    def _count_tokens(self, conversation: Conversation) -> int:
-        """Return the length of the longer view; the audio's is that of its stated duration."""
+    def _count_tokens(self, conversation: Conversation) -> tuple[int, str | None]:
+        """Return the length of the longer view, where the audio's is that of its stated duration;
+        and why the conversation cannot be used, if so."""
         teacher = self.renderer.render(conversation, view="teacher", trained=self.config.trained)
-        read = sum(end - start for start, end in teacher.transcripts)
+        words = [end - start for start, end in teacher.transcripts]
+        misfit = self.demands.find_misfit(conversation.recordings, words)
         heard = sum(
             self.num_speech_tokens(round(part.duration * FRAMES_PER_SECOND))
             for part in conversation.recordings
         )
-        return len(teacher.ids) + max(0, heard - read)
+        return len(teacher.ids) + max(0, heard - sum(words)), misfit
 
     def _leave_out(self, name: str, reason: str) -> Example:
         """Name, count and leave out a conversation; stop when there are too many."""

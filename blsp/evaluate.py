@@ -22,9 +22,21 @@ from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute
 from blsp.systems import load_models
 from blsp.tasks import Task
 
+VOICED = tuple(system for system in SYSTEMS if system != SHUFFLED_TEXT)
+"""The systems where the voice tells the answer and the words do not: another's words then say
+nothing about what another's voice should score."""
 
-def build_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """Return the arguments that every benchmark program takes."""
+
+def build_parser(
+    name: str, description: str, *, systems: Sequence[str] = SYSTEMS
+) -> argparse.ArgumentParser:
+    """Return the arguments that every benchmark program takes.
+
+    Args:
+        name: of the program.
+        description: its docstring, of which the first line is shown.
+        systems: who is asked unless told otherwise.
+    """
     parser = argparse.ArgumentParser(
         prog=f"blsp bench {name}", description=description.partition("\n")[0], allow_abbrev=False
     )
@@ -44,7 +56,12 @@ def build_parser(name: str, description: str) -> argparse.ArgumentParser:
         metavar="TEXT",
         help="ask this instead, {audio} on a line of its own (\\n); several are dealt by id",
     )
-    parser.add_argument("--systems", help=f"of {','.join(SYSTEMS)} (default: all)")
+    default = "all" if tuple(systems) == SYSTEMS else ",".join(systems)
+    parser.add_argument(
+        "--systems",
+        default=",".join(systems),
+        help=f"of {','.join(SYSTEMS)} (default: {default})",
+    )
     parser.add_argument("--limit", type=int, help="first so many utterances of each manifest")
     parser.add_argument("--held-out", action="store_true", help="mark as unlike all training data")
     parser.add_argument("--batch-size", type=int, default=32, help="answers at once (default 32)")
@@ -95,7 +112,7 @@ def run_tasks(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    systems = tuple(options.systems.split(",")) if options.systems else SYSTEMS
+    systems = tuple(options.systems.split(","))
     benchmark = Benchmark(tasks=tuple(tasks), sets=tuple(sets), systems=systems, command=command)
     config = GenerationConfig(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     if sys.stderr.isatty():
@@ -135,13 +152,13 @@ def report_main(argv: Sequence[str]) -> int:
 def format_results(results: dict[str, Any]) -> str:
     """Return the rows as a table of text, and what the sanity checks found wrong."""
     lines = [
-        f"{'task':<18}{'condition':<14}{'metric':<14}{'system':<16}{'%':>7}  {'95 %':<16}{'n':>6}"
+        f"{'task':<18}{'condition':<14}{'metric':<21}{'system':<16}{'%':>7}  {'95 %':<16}{'n':>6}"
     ]
     for row in results["rows"]:
         mark = "*" if row["held_out"] else ""
         interval = f"{100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f}"
         lines.append(
-            f"{row['task'] + mark:<18}{row['condition']:<14}{row['metric']:<14}"
+            f"{row['task'] + mark:<18}{row['condition']:<14}{row['metric']:<21}"
             f"{row['system']:<16}{100 * row['value']:>7.1f}  {interval:<16}{row['n']:>6}"
         )
     if any(row["held_out"] for row in results["rows"]):

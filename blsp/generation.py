@@ -121,14 +121,34 @@ def read_prompt(text: str) -> str:
     return text.replace("\\n", "\n")
 
 
-def place_audio(instruction: str, part: Part) -> Message:
+def place_audio(instruction: str, part: Part, *, teacher: str | None = None) -> Message:
     """Return the user's message: an instruction with a recording (or its words) at `{audio}`.
 
     Without `{audio}` the recording comes first, on a line of its own.
 
+    Args:
+        instruction: what is asked.
+        part: what stands at `{audio}`.
+        teacher: what the teacher view is asked instead.
+
     Raises:
         InputError: `{audio}` twice, or beside other words on its line.
     """
+    before, after = _split_at_audio(instruction)
+    read_before, read_after = (before, after) if teacher is None else _split_at_audio(teacher)
+    first, last = _build_text(before, read_before), _build_text(after, read_after)
+    return Message(role="user", content=(*first, part, *last))
+
+
+def _build_text(text: str, teacher: str) -> tuple[TextPart, ...]:
+    """One part, or none where neither view has words."""
+    if text == teacher:
+        return (TextPart(text=text),) if text else ()
+    return (TextPart(text=text, teacher=teacher),)
+
+
+def _split_at_audio(instruction: str) -> tuple[str, str]:
+    """What comes before the recording, and what after it."""
     if AUDIO_PLACE not in instruction:
         instruction = f"{AUDIO_PLACE}\n{instruction}".rstrip()
     alone = [line.strip() for line in instruction.splitlines()].count(AUDIO_PLACE)
@@ -138,11 +158,7 @@ def place_audio(instruction: str, part: Part) -> Message:
             "tokenise differently in mid-line"
         )
     before, _, after = instruction.partition(AUDIO_PLACE)
-    pieces = (TextPart(text=before), part, TextPart(text=after))
-    return Message(
-        role="user",
-        content=tuple(p for p in pieces if not isinstance(p, TextPart) or p.text),
-    )
+    return before, after
 
 
 def build_renderer(model: BlspForConditionalGeneration, processor: BlspProcessor) -> Renderer:

@@ -66,9 +66,12 @@ class Utterance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextPart:
-    """Words that both views show."""
+    """Words in writing."""
 
     text: str
+    teacher: str | None = None
+    """What stands here in the teacher view, where it must read what only the voice tells; None:
+    the same text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -278,7 +281,7 @@ def _build_content(content: str | list[dict[str, Any]]) -> tuple[Part, ...]:
 
 def _build_part(part: dict[str, Any]) -> Part:
     if part["type"] == "text":
-        return TextPart(text=part["text"])
+        return TextPart(text=part["text"], teacher=part.get("teacher"))
     values = {key: value for key, value in part.items() if key != "type" and value is not None}
     return AudioPart(**values)
 
@@ -309,12 +312,10 @@ def _set_fields(item: Any) -> dict[str, Any]:
 
 
 def _content_row(content: tuple[Part, ...]) -> str | list[dict[str, Any]]:
-    if len(content) == 1 and isinstance(content[0], TextPart):
+    if len(content) == 1 and isinstance(content[0], TextPart) and content[0].teacher is None:
         return content[0].text
     return [
-        {"type": "text", "text": part.text}
-        if isinstance(part, TextPart)
-        else {"type": "audio", **_set_fields(part)}
+        {"type": "text" if isinstance(part, TextPart) else "audio", **_set_fields(part)}
         for part in content
     ]
 

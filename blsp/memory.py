@@ -158,7 +158,9 @@ def count_activations(
         llm.train()
     kept = _Kept([*llm.parameters(), *adapter.parameters()])
     with torch.autograd.graph.saved_tensors_hooks(kept.note, lambda tensor: tensor):
-        heard, _ = adapter(rows, lengths)
+        # On the meta device nobody can say how many embeddings there are; it is told.
+        told = {"targets": lengths, "most": shape.heard_tokens}
+        heard, *_ = adapter(rows, lengths, **(told if config.adapter.decides_length else {}))
         # On the meta device nobody can say where speech is; LoRA keeps its rows everywhere.
         with state.use("everywhere") if state is not None else nullcontext():
             decoder: Any = llm.base_model

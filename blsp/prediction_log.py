@@ -1,8 +1,9 @@
 """What systems answered: JSON lines that a run appends to, so that a killed one goes on.
 
 One file a system lies in `predictions/`. A line has `id, system, task, condition, reference,
-prediction`, and `finish_reason` where the answer was generated (`length`: cut at the limit). Texts
-are kept as they came, scores are computed from these files and from nothing else.
+prediction`, `finish_reason` where the answer was generated (`length`: cut at the limit), and
+`group` where answers are compared with each other. Texts are kept as they came, scores are computed
+from these files and from nothing else.
 """
 
 import json
@@ -30,6 +31,8 @@ class Prediction:
     reference: str
     prediction: str
     finish_reason: str | None = None
+    group: str | None = None
+    """What it is compared within."""
 
     @property
     def cell(self) -> Cell:

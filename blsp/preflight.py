@@ -12,11 +12,12 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from blsp.alignment import Batch, LossConfig, compute_loss
+from blsp.alignment import Batch
 from blsp.collator import Collator
 from blsp.dataset import ConversationDataset, Example
 from blsp.memory import forecast_memory, shape_of
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
+from blsp.objectives import LossConfig, compute_loss
 from blsp.progress import describe_seconds
 from blsp.rendering import CLOSE, OPEN, mark_trained
 from blsp.sampler import DurationBatchSampler

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
-from blsp.alignment import LossConfig
 from blsp.config import dump_config, parse_config
 from blsp.dataset import DataConfig
 from blsp.errors import InputError, suggest
 from blsp.model.configuration import AdapterConfig, AudioPadding, LoraConfig
+from blsp.objectives import BY_TOKEN, LossConfig
 from blsp.rendering import Trained
 from blsp.trainer import TrainingConfig
 
@@ -76,6 +76,8 @@ class RecipeModel:
     """`variable` encodes the true length, `max` whole windows as Whisper does."""
     template_variables: dict[str, Any] = field(default_factory=dict)
     """What the chat template is told beside the messages, such as `date`."""
+    emotions: tuple[str, ...] = ()
+    """What the emotion classifier of `loss.emotion_ce` tells apart."""
     init_from: str | None = None
     """Checkpoint folder to begin from."""
 
@@ -88,6 +90,30 @@ class Recipe:
     model: RecipeModel
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work together, naming both keys."""
+        loss, adapter = self.loss, self.model.adapter
+        if not adapter.decides_length:
+            wrong = [f"loss.{name}" for name in BY_TOKEN if getattr(loss, name)]
+            wanted = "model.adapter.kind: cformer (or qformer with length: tokens)"
+            reason = "it compares one speech embedding with one token"
+        else:
+            wrong = ["loss.ctc"] if loss.ctc else []
+            wanted, reason = "0", f"model.adapter ({adapter.kind}) gives one embedding a token"
+            if not loss.cif_quantity and self.model.init_from is None:
+                raise InputError(
+                    f"loss.cif_quantity: expected a weight above 0 with model.adapter.kind: "
+                    f"{adapter.kind}, found 0; nothing else teaches how many embeddings there are "
+                    "(1.0 is usual)"
+                )
+        if wrong:
+            raise InputError(f"{wrong[0]}: expected {wanted}, because {reason}; change either")
+        if loss.emotion_ce and len(self.model.emotions) < 2:
+            raise InputError(
+                "loss.emotion_ce: expected two or more labels in model.emotions to tell apart, "
+                f"found {len(self.model.emotions)}; name them, or set the weight to 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

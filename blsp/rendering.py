@@ -4,7 +4,8 @@ The language model's own chat template is rendered with a private marker in plac
 the result is cut at the markers. What the template wrote is tokenised with its control tokens; what
 a person or a model wrote, without, so that no transcript can end a turn. Which tokens are trained
 follows from the pieces. The *student view* has one placeholder for a recording, the *teacher view*
-its transcript; everything else is the same, piece by piece. A conversation and a tokenizer enter.
+its transcript, and the `teacher` of a text; everything else is the same, piece by piece. A
+conversation and a tokenizer enter.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from blsp.errors import InputError
 from blsp.manifest import AudioPart, Conversation, Message, Part, TextPart
@@ -154,8 +155,9 @@ class Renderer:
         Raises:
             InputError: a template that cannot show the messages.
         """
-        skeleton = self._skeleton_of(_shape(messages), add_generation_prompt)
-        return self._fill(skeleton, _place_parts(messages), view, ends={})
+        shown = _show(messages, view)
+        skeleton = self._skeleton_of(_shape(shown), add_generation_prompt)
+        return self._fill(skeleton, _place_parts(shown), view, ends={})
 
     def transcript_ids(self, part: AudioPart) -> list[int]:
         """Return the ids of a recording's words: in the teacher view, and as CIF or CTC target."""
@@ -179,7 +181,7 @@ class Renderer:
     # --- filling a skeleton -----------------------------------------------------------------------
 
     def _render_trained(self, conversation: Conversation, view: View, trained: Trained) -> Rendered:
-        messages = conversation.messages
+        messages = _show(conversation.messages, view)
         if messages[-1].role != "assistant" or len(messages) == 1:
             roles = ", ".join(message.role for message in messages)
             raise InputError(
@@ -393,38 +395,61 @@ def _shape(messages: Sequence[Message]) -> _Shape:
     )
 
 
-def _place_parts(messages: Sequence[Message]) -> list[_Placed]:
-    """Return all parts in order, without the outer whitespace of their messages.
+def _show(messages: Sequence[Message], view: View) -> list[Message]:
+    """Return what one view shows of the messages, without their outer whitespace.
+
+    What follows sees plain text and recordings only, so that all that holds of conversations whose
+    views differ at the recordings holds of others, too.
 
     Raises:
-        InputError: audio right after words. Words tokenise differently in mid-line, so that the
-            teacher, the CIF count and the CTC target would not mean the same tokens.
+        InputError: audio right after words, in either view. Words tokenise differently in
+            mid-line, so that the teacher, the CIF count and the CTC target would not mean the same
+            tokens.
     """
-    placed = []
-    for position, message in enumerate(messages):
-        parts = _strip_edges(message.content)
-        before = ""
-        for part in parts:
-            if isinstance(part, AudioPart) and before and not before.endswith("\n"):
-                raise InputError(
-                    "expected audio at the start of a message or of a line, found it after "
-                    f"{before[-20:]!r}; end the text before it with a newline"
-                )
-            before += part.text if isinstance(part, TextPart) else part.audio
-        last = len(parts) - 1
-        placed += [
-            _Placed(part=part, message=position, closes=i == last) for i, part in enumerate(parts)
-        ]
-    return placed
+    shown = []
+    for message in messages:
+        views = {each: _show_content(message.content, each) for each in get_args(View)}
+        for content in views.values():
+            _check_line_starts(content)
+        shown.append(Message(role=message.role, content=views[view]))
+    return shown
 
 
-def _strip_edges(content: Sequence[Part]) -> list[Part]:
-    parts = list(content)
-    if parts and isinstance(parts[0], TextPart):
-        parts[0] = TextPart(text=parts[0].text.lstrip())
-    if parts and isinstance(parts[-1], TextPart):
-        parts[-1] = TextPart(text=parts[-1].text.rstrip())
-    return parts
+def _show_content(content: Sequence[Part], view: View) -> tuple[Part, ...]:
+    parts = [_show_part(part, view) for part in content]
+    for edge, strip in ((0, str.lstrip), (-1, str.rstrip)):
+        while parts and isinstance(part := parts[edge], TextPart):
+            parts[edge] = TextPart(text=strip(part.text))
+            if strip(part.text) or len(parts) == 1:
+                break
+            parts.pop(edge)  # nothing is left of it: the next one is the edge
+    return tuple(parts)
+
+
+def _show_part(part: Part, view: View) -> Part:
+    if isinstance(part, AudioPart) or view == "student" or part.teacher is None:
+        return part
+    return TextPart(text=part.teacher)
+
+
+def _check_line_starts(content: Sequence[Part]) -> None:
+    before = ""
+    for part in content:
+        if isinstance(part, AudioPart) and before and not before.endswith("\n"):
+            raise InputError(
+                "expected audio at the start of a message or of a line, found it after "
+                f"{before[-20:]!r}; end the text before it with a newline"
+            )
+        before += part.text if isinstance(part, TextPart) else part.audio
+
+
+def _place_parts(messages: Sequence[Message]) -> list[_Placed]:
+    """Return all parts in order."""
+    return [
+        _Placed(part=part, message=position, closes=i == len(message.content) - 1)
+        for position, message in enumerate(messages)
+        for i, part in enumerate(message.content)
+    ]
 
 
 def _explain_refusal(error: Exception, shape: _Shape) -> str:

@@ -145,12 +145,15 @@ def references_of(answers: Mapping[str, Mapping[str, Prediction]]) -> dict[str, 
 
 def _pairs(answers: Mapping[str, Mapping[str, Prediction]]) -> dict[str, Pairs]:
     references = references_of(answers)
+    found = {i: row.group for rows in answers.values() for i, row in rows.items() if row.group}
+    groups = tuple(found.get(i, i) for i in references) if found else ()
     return {
         system: Pairs(
             ids=tuple(references),
             references=tuple(references.values()),
             predictions=tuple(rows[i].prediction if i in rows else "" for i in references),
             missing=len(references) - len(rows),
+            groups=groups,
         )
         for system, rows in answers.items()
     }

@@ -134,7 +134,7 @@ _CONVERSATION: _Checks = {
     "source": _text_or_null,
 }
 _MESSAGE: _Checks = {"role": _anything, "content": _anything}
-_TEXT_PART: _Checks = {"type": _anything, "text": _text}
+_TEXT_PART: _Checks = {"type": _anything, "text": _text, "teacher": _text_or_null}
 _AUDIO_PART: _Checks = {
     "type": _anything,
     "audio": _audio_path,
@@ -256,7 +256,13 @@ def _check_part(part: Any, role: Any, where: str) -> list[str]:
     if kind not in ("text", "audio"):
         return [f"{where}expected a part of type 'text' or 'audio', found {quote(part)}; fix it"]
     if kind == "text":
-        return _check_closed(part, _TEXT_PART, ("text",), where)
+        problems = _check_closed(part, _TEXT_PART, ("text",), where)
+        if role == "assistant" and part.get("teacher") is not None:
+            problems.append(
+                f"{where}expected a response that is the same in both views, found 'teacher'; "
+                "remove it"
+            )
+        return problems
     if role in ("system", "assistant"):
         return [f"{where}expected audio in user messages only, found it in {role}; move it"]
     if "text" in part:

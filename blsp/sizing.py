@@ -114,6 +114,7 @@ def build_config(
         adapter_config=wanted.adapter.to_dict(),
         lora_config=wanted.lora.to_dict(),
         audio_padding=wanted.audio_padding,
+        emotions=list(wanted.emotions) or None,
     )
 
 

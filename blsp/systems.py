@@ -195,23 +195,20 @@ def _map_sentence(
     device = model.device
     layer = model.config.get_text_config(decoder=True).num_hidden_layers // 2
 
-    def states(ids: list[int], **more: torch.Tensor) -> torch.Tensor:
-        given = torch.tensor([ids], device=device)
-        more = {name: tensor.to(device) for name, tensor in more.items()}
-        output = model(
-            input_ids=given,
-            attention_mask=torch.ones_like(given),
-            output_hidden_states=True,
-            skip_lm_head=True,
-            **more,
-        )
+    def states(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        output = model(**inputs, output_hidden_states=True, skip_lm_head=True)
         return output.hidden_states[layer][0]  # (T, D)
 
-    spoken = torch.tensor([token == processor.audio_token_id for token in heard.ids], device=device)
+    written = torch.tensor([read.ids], device=device)
     (start, end) = read.transcripts[0]
     with model.model.without_lora():
-        words = states(read.ids)[start:end]
-    values = similarity_map(states(heard.ids, **features)[spoken], words)
+        words = states({"input_ids": written})[start:end]
+    inputs = {"input_ids": torch.tensor([heard.ids]), **features}
+    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    if model.config.adapter.decides_length:
+        inputs = model.fit_audio(inputs.pop("input_ids"), inputs.pop("input_features"), **inputs)  # type: ignore[arg-type]
+    spoken = inputs["input_ids"][0] == processor.audio_token_id
+    values = similarity_map(states(inputs)[spoken], words)
     tokens = [renderer.tokenizer.decode([token]).strip() for token in read.ids[start:end]]
     return {
         "text": text,

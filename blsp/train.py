@@ -19,7 +19,7 @@ from blsp.arguments import choose_device
 from blsp.audio import load_audio
 from blsp.caching import FeatureCache
 from blsp.checkpoint import is_complete
-from blsp.dataset import ConversationDataset
+from blsp.dataset import ConversationDataset, Demands
 from blsp.errors import InputError, suggest
 from blsp.extensions import import_named
 from blsp.manifest import AudioPart
@@ -138,9 +138,10 @@ def build_parts(recipe: Recipe) -> Parts:
     train = build_dataset(recipe, model, processor, recipe.data.train)
     dev = build_dataset(recipe, model, processor, recipe.data.dev) if recipe.data.dev else None
     if not len(train):
+        skipped = "".join(f"; {count} skipped: {why}" for why, count in train.skipped.items())
         raise InputError(
-            f"data.train: expected conversations, found none in {len(recipe.data.train)} files; "
-            "write some with `blsp continuations`"
+            f"data.train: expected conversations, found none in {len(recipe.data.train)} files"
+            f"{skipped}; write some with `blsp continuations`"
         )
     model.config.trained_max_seconds = float(train.durations.max())
     return Parts(model=model, processor=processor, train=train, dev=dev)
@@ -179,6 +180,7 @@ def build_model(recipe: Recipe) -> tuple[BlspForConditionalGeneration, BlspProce
         ),
         encoder_dtype=dtype,
         template_variables=wanted.template_variables or None,
+        emotions=wanted.emotions,
     )
     if quantization:
         model.model.audio_tower.to(device)  # type: ignore[arg-type]
@@ -245,6 +247,9 @@ def build_dataset(
         FeatureCache(load_features, gigabytes) if gigabytes else load_features,
         lambda frames: processor.num_speech_tokens(frames * hop),
         llm=model.config.bases["llm"]["fingerprint"],  # type: ignore[index]
+        demands=Demands(
+            decides_length=recipe.model.adapter.decides_length, emotions=recipe.model.emotions
+        ),
     )
 
 
@@ -267,6 +272,8 @@ def train(recipe: Recipe, header: Header, *, resume: bool, report: Report) -> Pa
     parts = build_parts(recipe)
     if parts.dev is None:
         report("no data.dev: nothing will say how well the model hears, beside the loss")
+    for reason, count in parts.train.skipped.items():
+        report(f"skipped {count:,} conversations: {reason}")
     report(f"serves with: {header.serves_with}")
     trainer = build_trainer(recipe, header, parts, report)
     report(

@@ -25,10 +25,8 @@ from transformers.training_args import TrainingArguments
 
 from blsp.alignment import (
     Batch,
-    LossConfig,
     ShuffledPairs,
     collate_pairs,
-    compute_loss,
     measure,
 )
 from blsp.caching import install_cache
@@ -41,6 +39,7 @@ from blsp.guards import LateProcess, StopOnSignal, prepare_launch
 from blsp.hardware import choose_cpu_dtype
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, warm_start
 from blsp.model.loading import write_checkpoint
+from blsp.objectives import LossConfig, compute_loss, count_items
 from blsp.optimizers import MuonAdamW
 from blsp.sampler import BatchConfig, DurationBatchSampler
 
@@ -317,14 +316,20 @@ class AlignmentTrainer(Trainer):
         set_frozen_to_eval(self.bare_model, keep_llm=self.config.gradient_checkpointing)
         self._note(inputs)
         self.late.count()
-        items = None if num_items_in_batch is None else num_items_in_batch.clamp(min=1)
         objectives = self.loss_config.at(self.state.global_step)
-        loss = compute_loss(model, self.bare_model, inputs, objectives, items)
+        loss = compute_loss(model, self.bare_model, inputs, objectives, num_items_in_batch)
         self.late.count()
         if not torch.isfinite(loss):
             self._stop(f"a loss of {loss.item()}", inputs["ids"])
         # Gradients are averaged over processes, and this is a share of a sum.
-        return loss * self.accelerator.num_processes if items is not None else loss
+        return loss * self.accelerator.num_processes if num_items_in_batch is not None else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: Any) -> Tensor | None:
+        """What the objectives are means over, (5,): the library would count labels alone."""
+        if not batch_samples:
+            return None
+        counts = torch.stack([count_items(batch) for batch in batch_samples]).sum(0).to(device)
+        return self.accelerator.reduce(counts, reduction="sum")  # type: ignore[return-value]
 
     def _note(self, batch: Batch) -> None:
         self.window += batch["ids"]

@@ -142,6 +142,8 @@ def build_batch(model: BlspForConditionalGeneration, recipe: Recipe) -> dict[str
     """The largest batch of a recipe, of random recordings of 10 s."""
     shape, config = largest_batch(recipe), model.config
     speech = num_speech_tokens(config.adapter, shape.frames, window_frames=config.window_frames)
+    if config.adapter.decides_length:
+        speech = TRANSCRIPT
     generator = torch.Generator().manual_seed(0)
 
     def build(index: int) -> Example:
@@ -158,7 +160,14 @@ def build_batch(model: BlspForConditionalGeneration, recipe: Recipe) -> dict[str
             views |= {f"{name}input_ids": ids, f"{name}labels": labels}
         mel = torch.randn(config.audio_config.num_mel_bins, shape.frames, generator=generator)  # type: ignore[union-attr]
         span = (PROMPT, PROMPT + TRANSCRIPT)
-        return Example(id=str(index), features=((mel, shape.frames),), transcripts=(span,), **views)
+        return Example(
+            id=str(index),
+            features=((mel, shape.frames),),
+            transcripts=(span,),
+            speech_lengths=(speech,),
+            emotions=(IGNORED,),
+            **views,
+        )
 
     return Collator(0)([build(index) for index in range(shape.rows)])
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from training import ADAPTER, build_dataset
 
 import blsp.progress
-from blsp.alignment import LossConfig
+from blsp.objectives import LossConfig
 from blsp.model import LoraConfig, compose
 from blsp.progress import FixedUtterances
 from blsp.train import main as train
@@ -64,7 +64,7 @@ CASES = {
     # The language model does not run in the first steps; half of the batches have no audio.
     "half text": Case(
         data="half",
-        loss=LossConfig(ctc=1.0, ctc_only_steps=2),
+        loss=LossConfig(ctc=1.0, pretraining_steps=2),
         lora=LoraConfig(scope="speech", rank=4),
     ),
 }

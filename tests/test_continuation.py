@@ -6,24 +6,39 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from blsp import continuation
-from blsp.behaviours import Behaviour, Behaviours, draw_requests, load_behaviours
-from blsp.continuation import find_fault, main, plan_batches
+from blsp.behaviours import Behaviour, Behaviours, Request, draw_requests, load_behaviours
+from blsp.continuation import (
+    ContinuationConfig,
+    continue_manifest,
+    find_fault,
+    main,
+    plan_batches,
+)
 from blsp.dataset import ConversationDataset, DataConfig
 from blsp.errors import InputError
 from blsp.generation import Answer, GenerationConfig, build_renderer
-from blsp.manifest import AudioPart, Meta, Utterance, read_conversations, read_meta, write_rows
+from blsp.manifest import (
+    AudioPart,
+    Meta,
+    TextPart,
+    Utterance,
+    read_conversations,
+    read_meta,
+    write_rows,
+)
 from blsp.model import compose
 from blsp.model.loading import load_tokenizer
-from blsp.rendering import Renderer
+from blsp.rendering import Renderer, View
 from blsp.tiny.llm import ask
-from blsp.tiny.world import instructions, kinds
+from blsp.tiny.world import answer, instructions, kinds, sample_sentences
 from tests.model.conftest import save_llm, save_whisper
 
 TWO = """
@@ -59,6 +74,26 @@ def write_manifest(folder: Path, rows: list[Utterance]) -> None:
     write_rows(folder / "m.jsonl", rows, Meta(command="test", root="audio"))
 
 
+def draw(rows: list[Utterance], behaviours: Behaviours, **options: Any) -> list[Request]:
+    """What is asked, where all that is drawn can be."""
+    requests, left_out = draw_requests(rows, behaviours, **options)
+    assert not left_out
+    return requests
+
+
+def shown(request: Request, view: View) -> str:
+    """What one view shows of a question, the words in place of the recording."""
+    texts = []
+    for part in request.question().content:
+        if isinstance(part, AudioPart):
+            texts.append(part.transcript)
+        else:
+            texts.append(
+                part.teacher if view == "teacher" and part.teacher is not None else part.text
+            )
+    return "".join(texts)
+
+
 def command(folder: Path, llm: Path, *extra: str) -> list[str]:
     return [
         str(folder / "m.jsonl"),
@@ -74,9 +109,9 @@ def command(folder: Path, llm: Path, *extra: str) -> list[str]:
 def test_what_is_drawn_depends_on_seed_and_id_alone() -> None:
     behaviours = load_behaviours("tiny")
     rows = [utterance(f"u{index}") for index in range(50)]
-    all_drawn = draw_requests(rows, behaviours, per_utterance=2, seed=1)
-    assert draw_requests(rows[7:9], behaviours, per_utterance=2, seed=1) == all_drawn[14:18]
-    assert draw_requests(rows, behaviours, per_utterance=2, seed=2) != all_drawn
+    all_drawn = draw(rows, behaviours, per_utterance=2, seed=1)
+    assert draw(rows[7:9], behaviours, per_utterance=2, seed=1) == all_drawn[14:18]
+    assert draw(rows, behaviours, per_utterance=2, seed=2) != all_drawn
     assert len({request.id for request in all_drawn}) == 100
     assert {request.kind for request in all_drawn} == {b.kind for b in behaviours.behaviours}
 
@@ -84,7 +119,7 @@ def test_what_is_drawn_depends_on_seed_and_id_alone() -> None:
 def test_words_come_before_or_after_the_instruction_on_their_own_line() -> None:
     rows = [utterance(f"u{index}") for index in range(20)]
     behaviours = Behaviours(behaviours=(Behaviour(kind="a", prompts=("Repeat", "Who?")),))
-    drawn = draw_requests(rows, behaviours, per_utterance=1, seed=0)
+    drawn = draw(rows, behaviours, per_utterance=1, seed=0)
     assert {request.prompt for request in drawn} == {
         "Repeat:\n{audio}",
         "{audio}\nRepeat",
@@ -106,11 +141,9 @@ def test_the_tiny_llm_is_asked_in_the_words_it_learnt() -> None:
     rows = [utterance(f"u{index}") for index in range(40)]
     behaviours = load_behaviours("tiny")
     wordings = {behaviour.kind: behaviour.prompts for behaviour in behaviours.behaviours}
-    for request in draw_requests(rows, behaviours, per_utterance=4, seed=3):
+    for request in draw(rows, behaviours, per_utterance=4, seed=3):
         spoken = request.utterance.text or ""
-        parts = request.question_with_hint().content
-        asked = "".join(p.transcript if isinstance(p, AudioPart) else p.text for p in parts)
-        assert asked in {
+        assert shown(request, "teacher") in {
             ask(wording, spoken, first=first)
             for wording in wordings[request.kind]
             for first in (True, False)
@@ -121,6 +154,54 @@ def test_the_general_behaviours_load() -> None:
     assert len(load_behaviours("general").behaviours) >= 3
 
 
+def test_the_emotional_behaviours_tell_the_writer_what_the_hearer_must_find() -> None:
+    [request] = draw([utterance("a")], load_behaviours("emotions"), per_utterance=1, seed=0)
+    assert "the conveyed emotion tone" in shown(request, "student")
+    assert "a 'sad' emotion tone" in shown(request, "teacher")
+
+
+def test_the_tiny_emotions_are_those_of_the_text_world() -> None:
+    behaviours = load_behaviours("tiny-emotions")
+    every = [*behaviours.behaviours, *behaviours.held_out]
+    assert {b.kind: list(b.prompts) for b in every} == {
+        kind: instructions()["kinds"][kind] for kind in ("continue", "emotion", "reply")
+    }
+    assert all(b.with_hint for b in every)
+    assert [b.kind for b in behaviours.held_out] == ["reply"]
+    assert behaviours.hints == {
+        emotion: said["hint"] for emotion, said in instructions()["emotions"].items()
+    }
+
+
+def test_the_tiny_llm_answers_by_the_emotion_that_it_is_told(tmp_path: Path) -> None:
+    """It gives the right answers of the text world, in both places of the words."""
+    known = load_behaviours("tiny-emotions")
+    every = (*known.behaviours, *known.held_out)
+    moods = list(instructions()["emotions"])
+    spoken = {f"u{i}": one for i, one in enumerate(sample_sentences(5, "test", 20))}
+    rows = [
+        utterance(f"{name}-{mood}", text=one.text, emotion=mood)
+        for name, one in spoken.items()
+        for mood in moods
+    ]
+    write_manifest(tmp_path, rows)
+    author = continuation.load_author("blsp/tiny-llm", None, {})
+    config = ContinuationConfig(per_utterance=len(every))
+    counts = continue_manifest(
+        tmp_path / "m.jsonl",
+        tmp_path / "c.jsonl",
+        author,
+        Behaviours(behaviours=every, hints=known.hints),
+        config,
+        command="test",
+    )
+    assert counts == {"written": 300}
+    for row in read_conversations(tmp_path / "c.jsonl"):
+        name, mood = row.id.partition("/")[0].split("-")
+        [reply] = row.messages[1].content
+        assert reply == TextPart(text=answer(str(row.kind), spoken[name], emotion=mood)), row.id
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -129,6 +210,22 @@ def test_the_general_behaviours_load() -> None:
         ("behaviours: [{kind: a, prompts: [x]}, {kind: a, prompts: [y]}]", "'a' 2 times"),
         ("behaviours: [{kind: a, prompts: ['Say {audio} now']}]", "on a line of its own"),
         ("behaviours: [{kind: a, promts: [x]}]", "prompts"),
+        (
+            "behaviours: [{kind: a, prompts: [x, y], text_prompts: [z]}]",
+            "a: expected as many text_prompts as prompts, 2, found 1",
+        ),
+        (
+            "behaviours: [{kind: a, prompts: [x], text_prompts: ['Say {audio} now']}]",
+            "on a line of its own",
+        ),
+        (
+            "behaviours: [{kind: a, prompts: ['A {emotion} text']}]",
+            "a: expected {emotion} in text_prompts only, found it in 'A {emotion} text'",
+        ),
+        (
+            "behaviours: [{kind: a, prompts: [x], with_hint: true}]",
+            "a: expected hints for with_hint",
+        ),
     ],
 )
 def test_a_behaviours_file_that_cannot_work_is_refused(
@@ -166,12 +263,56 @@ def test_a_batch_has_one_kind() -> None:
         ("I'm sorry, but I can't help with that.", "refusal"),
         ("I cannot listen to audio.", "refusal"),
         ("As an AI language model, I have no mood.", "refusal"),
+        ("I'm sorry, but I have no recording.", "refusal"),
+        ("Well: i\u2019m sorry, but i never heard it.", "refusal"),
+        ("I'm not sure what you mean.", "refusal"),
+        ("I\u2019M NOT SURE WHAT YOU WANT", "refusal"),
+        ("as an ai language model, I am neutral", "refusal"),
         ("I am sorry you feel down. The light is on.", None),
+        ("I'm sorry, but it is late, and the light is on.", None),
+        ("I am not sure what to wear.", None),
+        ("She said sorry, but I forgave her.", None),
         ("i can not find my keys", None),
     ],
 )
 def test_an_answer_that_teaches_nothing_is_left_out(text: str, fault: str | None) -> None:
     assert find_fault(text) == fault
+
+
+def test_no_right_answer_of_the_tiny_world_is_left_out() -> None:
+    spoken = sample_sentences(3, "train", 100)
+    moods = instructions()["emotions"]
+    faults = {
+        find_fault(answer(kind, one, emotion=mood))
+        for one in spoken
+        for kind in kinds()
+        for mood in moods
+    }
+    assert faults == {None}
+
+
+def test_an_answer_that_was_cut_is_not_taught_to_end(
+    folder: Path, llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the limit on tokens, through the file, to the labels of both views."""
+    ends: dict[str, Literal["stop", "length"]] = {"whole": "stop", "cut of": "length"}
+    endless = cycle(ends.items())
+    monkeypatch.setattr(
+        continuation,
+        "answer_texts",
+        lambda _llm, _tokenizer, prompts, _config: [Answer(*next(endless), 2) for _ in prompts],
+    )
+    assert main(command(folder, llm)) == 0
+    tokenizer = load_tokenizer(llm)
+    renderer = Renderer(tokenizer, audio_token_id=len(tokenizer))
+    [end] = renderer.end_of_turn_ids()
+    views: tuple[View, View] = ("student", "teacher")
+    for row in read_conversations(folder / "out" / "c.jsonl"):
+        [reply] = row.messages[1].content
+        assert isinstance(reply, TextPart) and row.finish_reason == ends[reply.text]
+        for view in views:
+            labels = renderer.render(row, view=view).labels
+            assert (end in labels) is (row.finish_reason == "stop")
 
 
 def test_every_row_is_a_question_with_audio_and_the_models_own_answer(
@@ -187,8 +328,9 @@ def test_every_row_is_a_question_with_audio_and_the_models_own_answer(
         name = row.id.partition("/")[0]
         assert (part.audio, part.transcript, row.license) == (f"{name}.wav", f"say {name}", "CC0")
         assert row.finish_reason in ("stop", "length")
-        assert "sad" not in str([p for p in row.messages[0].content if p is not part])
-        assert row.extra == ({"hint": "They sound sad."} if row.kind == "mood" else {})
+        [text] = [part for part in row.messages[0].content if isinstance(part, TextPart)][:1]
+        hinted = TextPart(text="", teacher="They sound sad.\n")
+        assert (text == hinted) is (row.kind == "mood")
     meta = read_meta(out)
     assert meta is not None
     assert meta.template == Renderer(load_tokenizer(llm)).template_fingerprint()
@@ -231,16 +373,111 @@ def test_training_accepts_what_its_own_language_model_wrote(folder: Path, llm: P
     assert (dataset[0].input_ids == processor.audio_token_id).sum() == 7
 
 
-def test_the_hint_is_read_by_the_writer_alone(folder: Path) -> None:
+def test_the_hint_is_read_by_the_writer_and_the_teacher_alone(folder: Path) -> None:
     behaviours = load_behaviours(folder / "two.yaml")
-    [mood] = [
-        request
-        for request in draw_requests([utterance("a")], behaviours, per_utterance=2, seed=0)
-        if request.kind == "mood"
-    ]
-    texts = [getattr(part, "text", "") for part in mood.question_with_hint().content]
-    assert texts == ["They sound sad.\n", "", "\nWhich mood?"]
-    assert [getattr(part, "text", "") for part in mood.question().content] == ["", "\nWhich mood?"]
+    drawn = draw([utterance("a")], behaviours, per_utterance=2, seed=0)
+    [mood] = [request for request in drawn if request.kind == "mood"]
+    assert shown(mood, "teacher") == "They sound sad.\nsay a\nWhich mood?"
+    assert shown(mood, "student") == "say a\nWhich mood?"
+
+
+def test_the_teacher_view_is_the_very_prompt_that_was_answered(
+    folder: Path, llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: dict[str, list[int]] = {}
+
+    def note(_llm: Any, _tokenizer: Any, prompts: list[list[int]], _config: Any) -> list[Answer]:
+        texts = [f"answer {len(answered) + index}" for index in range(len(prompts))]
+        answered.update(zip(texts, prompts, strict=True))
+        return [Answer(text, "stop", 2) for text in texts]
+
+    monkeypatch.setattr(continuation, "answer_texts", note)
+    assert main(command(folder, llm, "--per-utterance", "2")) == 0
+    renderer = Renderer(load_tokenizer(llm))
+    rows = list(read_conversations(folder / "out" / "c.jsonl"))
+    assert len(rows) == 12
+    for row in rows:
+        [reply] = row.messages[1].content
+        assert isinstance(reply, TextPart)
+        prompt = renderer.render_prompt(row.messages[:1], view="teacher")
+        assert prompt.ids == answered[reply.text]
+
+
+EMOTIONAL = Behaviour(
+    kind="continue",
+    prompts=("Continue", "Go on by the tone:"),
+    text_prompts=("Continue a {emotion} text", "Go on in a {emotion} tone:"),
+)
+
+
+def test_the_language_model_is_asked_in_words_of_its_own() -> None:
+    rows = [utterance(f"u{index}") for index in range(20)]
+    drawn = draw(rows, Behaviours(behaviours=(EMOTIONAL,)), per_utterance=1, seed=0)
+    assert {(request.prompt, request.text_prompt) for request in drawn} == {
+        ("Continue:\n{audio}", "Continue a sad text:\n{audio}"),
+        ("{audio}\nContinue", "{audio}\nContinue a sad text"),
+        ("Go on by the tone:\n{audio}", "Go on in a sad tone:\n{audio}"),
+        ("{audio}\nGo on by the tone:", "{audio}\nGo on in a sad tone:"),
+    }
+
+
+def test_the_recording_may_stand_elsewhere_than_the_words() -> None:
+    behaviour = Behaviour(
+        kind="a", prompts=("{audio}\nGo on",), text_prompts=("Sad:\n{audio}\nGo on",)
+    )
+    [request] = draw([utterance("a")], Behaviours(behaviours=(behaviour,)), per_utterance=1, seed=0)
+    assert shown(request, "student") == "say a\nGo on"
+    assert shown(request, "teacher") == "Sad:\nsay a\nGo on"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "emotion", "reason"),
+    [
+        (Behaviour(kind="a", prompts=("x",), with_hint=True), None, "without emotion"),
+        (Behaviour(kind="a", prompts=("x",), with_hint=True), "bored", "unknown emotion"),
+        (EMOTIONAL, None, "without emotion"),
+        (EMOTIONAL, "bored", None),
+        (Behaviour(kind="a", prompts=("x",), with_hint=True), "neutral", None),
+        (Behaviour(kind="a", prompts=("x",)), None, None),
+    ],
+)
+def test_an_emotion_that_cannot_be_told_is_counted_and_not_asked_about(
+    behaviour: Behaviour, emotion: str | None, reason: str | None
+) -> None:
+    behaviours = Behaviours(behaviours=(behaviour,), hints={"sad": "Sad.", "neutral": ""})
+    rows = [utterance("u", emotion=emotion), utterance("v")]
+    requests, left_out = draw_requests(rows, behaviours, per_utterance=1, seed=0)
+    assert [request.utterance.id for request in requests] == (["v"] if reason else ["u", "v"])
+    assert left_out == ({reason: 1} if reason else {})
+
+
+def test_a_hint_that_says_nothing_leaves_both_views_the_same() -> None:
+    behaviour = Behaviour(kind="a", prompts=("x",), with_hint=True)
+    behaviours = Behaviours(behaviours=(behaviour,), hints={"sad": ""})
+    [request] = draw([utterance("u")], behaviours, per_utterance=1, seed=0)
+    assert request.text_prompt == ""
+    assert all(not isinstance(p, TextPart) or p.teacher is None for p in request.question().content)
+
+
+def test_emotions_left_out_are_said(
+    folder: Path, llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moods = ("sad", None, "", "bored", "sad", "sad")
+    rows = [utterance(f"u{i}", emotion=mood) for i, mood in enumerate(moods)]
+    write_manifest(folder, rows)
+    assert main(command(folder, llm, "--per-utterance", "2")) == 0
+    said = capsys.readouterr().out
+    for part in ("9 conversations", "2 without emotion", "1 unknown emotion"):
+        assert part in said
+
+
+def test_a_manifest_without_any_emotion_to_tell_is_refused(folder: Path, llm: Path) -> None:
+    (folder / "two.yaml").write_text(
+        "behaviours: [{kind: a, prompts: [x], with_hint: true}]\nhints: {sad: Sad.}"
+    )
+    write_manifest(folder, [utterance("u", emotion=None), utterance("v", emotion="bored")])
+    with pytest.raises(InputError, match="found none: 1 without emotion, 1 unknown emotion; add"):
+        main(command(folder, llm))
 
 
 def test_rejected_answers_are_counted(

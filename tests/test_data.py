@@ -133,6 +133,24 @@ def test_both_views_are_shown_with_what_is_trained(
     assert "; 4 trained, in \u27e6 \u27e7\n<|im_start|>user\nRepeat:\nturn on the" in teacher
 
 
+def test_what_the_teacher_reads_instead_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = AudioPart(audio="a.wav", duration=0.5, transcript="turn on")
+    hint = TextPart(text="", teacher="They sound sad.\n")
+    messages = (
+        Message(role="user", content=(hint, heard)),
+        Message(role="assistant", content=(TextPart(text="Oh."),)),
+    )
+    write_rows(tmp_path / "c.jsonl", [Conversation(id="a", messages=messages)], META)
+    build_tokenizer("tiny").save_pretrained(tmp_path / "llm")
+    code, text = run(capsys, "show", tmp_path / "c.jsonl", "--llm", tmp_path / "llm")
+    assert code == 0
+    assert "\nuser       <student: '', teacher: 'They sound sad.\\n'><audio a.wav, 0.50" in text
+    assert "<|im_start|>user\n<audio a.wav, 0.50 s><|im_end|>" in text
+    assert "<|im_start|>user\nThey sound sad.\nturn on<|im_end|>" in text
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -92,6 +92,20 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path, name: str) -> None:
     assert [json.loads(line) for line in written] == lines
 
 
+def test_what_the_teacher_reads_instead_stands_beside_a_text(tmp_path: Path) -> None:
+    hint = {"type": "text", "text": "", "teacher": "They sound sad.\n"}
+    rows = [
+        CHAT | {"messages": [{"role": "user", "content": content}, CHAT["messages"][1]]}
+        for content in ([hint, AUDIO], [{"type": "text", "text": "Hear", "teacher": "Read"}])
+    ]
+    rows[1]["id"] = "b"
+    read = list(read_conversations(write(tmp_path / "first.jsonl", *rows)))
+    assert read[0].messages[0].content[0] == TextPart(text="", teacher="They sound sad.\n")
+    write_rows(tmp_path / "second.jsonl", read, META)
+    lines = (tmp_path / "second.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == rows
+
+
 def test_the_side_file_says_what_made_a_file(tmp_path: Path) -> None:
     meta = Meta(
         command="blsp continuations", root="../audio", llm="Qwen@1", template="ab12", seed=1

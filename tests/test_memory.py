@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from blsp.alignment import LossConfig, compute_loss
+from blsp.objectives import LossConfig, compute_loss
 from blsp.memory import forecast_memory, held_bytes, shape_of
 from blsp.model import LlmOptions, LoraConfig, compose
 from blsp.model.processing import pad_features

@@ -6,7 +6,9 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 
 import jiwer
@@ -29,14 +31,18 @@ from blsp.metrics import (
     chrf,
     compare,
     count_errors,
+    distinct_replies,
     drop_empty_references,
     exact_match,
+    fitting_replies,
     invalid_rate,
     label_accuracy,
     load_english_normalizer,
     measure,
     pair_texts,
     parse_label,
+    score_classes,
+    unweighted_accuracy,
     wilson_interval,
     word_error_rate,
 )
@@ -279,12 +285,125 @@ def test_a_reference_that_is_no_label_is_refused() -> None:
         parse_label("x", ["a_b", "a-b"])
 
 
+MOODS = ["neu", "hap", "ang", "sad"]
+# Six of ten neutral, and all ten called so.
+FLAT = pairs(["neu"] * 6 + ["hap", "ang", "sad", "sad"], ["neu"] * 10)
+
+
+def test_every_class_weighs_the_same_in_unweighted_accuracy() -> None:
+    assert label_accuracy(FLAT, MOODS).value == pytest.approx(0.6)
+    assert unweighted_accuracy(FLAT, MOODS).value == pytest.approx(1 / 4)
+
+
+def test_a_class_that_no_reference_has_does_not_count() -> None:
+    texts = pairs(["neu", "neu", "sad"], ["neu", "hap", "They are sad."])
+    assert unweighted_accuracy(texts, MOODS).value == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_what_names_no_class_is_wrong_in_the_class_of_its_reference() -> None:
+    texts = pairs(["neu", "sad", "sad"], ["neu", "", "sad or neu"])
+    assert unweighted_accuracy(texts, MOODS).value == pytest.approx((1 + 0) / 2)
+
+
+def test_unweighted_accuracy_refuses_a_reference_that_is_no_label() -> None:
+    with pytest.raises(InputError, match="found 'joy'"):
+        unweighted_accuracy(pairs(["joy"], ["neu"]), MOODS)
+
+
+def test_f1_of_classes() -> None:
+    # neu: precision 6/10, recall 1, F1 .75; the others are never named.
+    scores = {
+        metric: score_classes(metric, FLAT, FLAT.predictions, "").value
+        for metric in ("macro_f1", "weighted_f1")
+    }
+    assert scores == {
+        "macro_f1": pytest.approx(0.75 / 4),
+        "weighted_f1": pytest.approx(0.75 * 6 / 10),
+    }
+
+
+def test_a_resample_without_a_class_is_scored_on_the_others() -> None:
+    texts = pairs(["neu", "sad"], ["neu", "neu"])
+    found = unweighted_accuracy(texts, MOODS)
+    assert found.compute(found.counts).tolist() == [1.0, 0.0]
+    measured = measure(found)
+    assert (measured.value, measured.ci_low, measured.ci_high) == (0.5, 0.0, 1.0)
+
+
 def test_exact_match_is_after_the_normaliser() -> None:
     texts = pairs(["Yes.", "No."], ["yes", "No!"])
     lower = Normalizer("lower", str.lower)
     assert exact_match(texts).value == 0.0
     assert exact_match(texts.normalized(lower)).value == 0.0
     assert exact_match(texts.normalized(BASIC)).value == 1.0
+
+
+# Replies
+
+PHRASES = {"neutral": [], "sad": ["oh dear"], "happy": ["hooray", "how nice"]}
+
+
+def same_words(*said: tuple[str, str, str]) -> Pairs:
+    """Replies as (words, emotion, reply)."""
+    groups, emotions, replies = zip(*said, strict=True)
+    return replace(pairs(emotions, replies), groups=groups)
+
+
+def test_replies_to_the_same_words_are_compared_in_pairs_of_emotions() -> None:
+    found = distinct_replies(
+        same_words(
+            ("go", "sad", "oh dear"),
+            ("go", "sad", "what a pity"),  # the same emotion: not compared with the first
+            ("go", "happy", "Oh, dear!"),  # the same letters as the first
+            ("call", "sad", "oh dear"),
+            ("call", "neutral", "hm"),
+            ("alone", "sad", "oh dear"),
+        )
+    )
+    assert found.ids == ("0", "3")
+    assert found.counts.tolist() == [[1, 2], [1, 1]]
+    assert found.value == pytest.approx(2 / 3)
+
+
+def test_pairs_are_counted_as_if_each_were_looked_at() -> None:
+    draw = random.Random(4)
+    said = [(draw.choice("ab"), draw.choice("xyz"), draw.choice("123")) for _ in range(60)]
+    wanted = [
+        one[2] != other[2]
+        for one, other in combinations(said, 2)
+        if one[0] == other[0] and one[1] != other[1]
+    ]
+    found = distinct_replies(same_words(*said)).counts.sum(0)
+    assert found.tolist() == [sum(wanted), len(wanted)]
+
+
+def test_words_in_one_emotion_alone_cannot_be_compared() -> None:
+    with pytest.raises(InputError, match="same words in two emotions, found none in 2"):
+        distinct_replies(same_words(("go", "sad", "a"), ("stop", "happy", "b")))
+
+
+@pytest.mark.parametrize(
+    ("emotion", "reply", "fits"),
+    [
+        ("sad", "Oh, dear! I see.", True),
+        ("sad", "I see.", False),
+        ("sad", "Oh dear, how nice.", False),  # and of another
+        ("happy", "How nice, hooray", True),
+        ("happy", "how nicely", False),  # no whole words
+        ("neutral", "I see.", True),
+        ("neutral", "Hooray.", False),
+        ("neutral", " ", False),
+    ],
+)
+def test_a_reply_fits_with_a_phrase_of_its_own_emotion_and_of_no_other(
+    emotion: str, reply: str, fits: bool
+) -> None:
+    assert fitting_replies(pairs([emotion], [reply]), PHRASES).value == float(fits)
+
+
+def test_an_emotion_without_an_entry_is_refused() -> None:
+    with pytest.raises(InputError, match="one of neutral, sad, happy, found the emotion 'bored'"):
+        fitting_replies(pairs(["bored"], ["oh"]), PHRASES)
 
 
 # Intervals
@@ -408,6 +527,10 @@ VECTORS = {
         | {"S": 0, "D": 1, "I": 0, "H": 1},
     ],
     "cer": [{"refs": ["ab"], "hyps": ["ac"], "cer": 0.5, "S": 1, "D": 0, "I": 0, "H": 1}],
+    "ser": [
+        {"refs": ["sad", "neu"], "preds": ["neu", "neu"]}
+        | {"wa": 0.5, "ua": 0.5, "macro_f1": 1 / 3, "weighted_f1": 1 / 3},
+    ],
     "tarot": [["the fool", 0]],
 }
 
@@ -419,7 +542,7 @@ def test_vectors_are_counted(
     file.write_text(json.dumps(VECTORS))
     assert main([str(file), "--whisper", str(whisper)]) == 0
     skipped = "skipped 1 of tarot: not implemented\n"
-    assert capsys.readouterr().out == f"{skipped}4 passed, 0 failed, 1 skipped\n"
+    assert capsys.readouterr().out == f"{skipped}5 passed, 0 failed, 1 skipped\n"
 
 
 def test_without_spellings_english_is_skipped(

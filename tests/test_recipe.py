@@ -74,7 +74,7 @@ def test_a_written_out_recipe_is_the_same_recipe(tmp_path: Path) -> None:
         ("response_kl:", "response_kll:", "small.yaml:19: expected a key of 'loss', found 'resp"),
         ("stack_factor:", "stack_facto:", "did you mean 'stack_factor'?"),
         ("  epochs: 1\n", "", "expected either steps or epochs"),
-        ("temperature: 2.0", "temperature: 0", "expected a temperature above 0"),
+        ("temperature: 2.0", "temperature: 0", "expected temperatures above 0"),
         ("  learning_rate: 1e-4\n", "", "expected the key 'training.learning_rate', found none"),
         ("kind: stack", "kind: conv", "expected the numbers of kind 'conv'"),
     ],

@@ -267,6 +267,91 @@ def test_audio_in_mid_line_is_refused() -> None:
         renderer("tiny").render(conversation, view="student")
 
 
+# --- a teacher that reads what only the voice tells -----------------------------------------------
+
+VIEWS: tuple[View, View] = ("student", "teacher")
+
+
+def told(text: str, teacher: str) -> TextPart:
+    return TextPart(text=text, teacher=teacher)
+
+
+# What the user says, then what the student and the teacher are shown of it.
+TOLD: list[tuple[list[Part | str], list[Part | str], list[Part | str]]] = [
+    (  # a hint that precedes everything
+        [told("", "They sound sad.\n"), heard(), "\nGo on"],
+        [heard(), "\nGo on"],
+        ["They sound sad.\n", heard(), "\nGo on"],
+    ),
+    (  # another wording
+        [told("Go on by the tone:\n", "Go on in a sad tone:\n"), heard()],
+        ["Go on by the tone:\n", heard()],
+        ["Go on in a sad tone:\n", heard()],
+    ),
+    (  # nothing for the teacher, behind the recording
+        [heard(), told("\nListen.", "")],
+        [heard(), "\nListen."],
+        [heard()],
+    ),
+    (  # outer whitespace, of which nothing is left in one view
+        [told("  \n", " Sad.\n"), told("", " \n"), heard(), told(" \n ", "\nHm ")],
+        [heard()],
+        ["Sad.\n", " \n", heard(), "\nHm"],
+    ),
+    (  # words alone
+        [told("Listen", "Read")],
+        ["Listen"],
+        ["Read"],
+    ),
+]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("content", TOLD, ids=range(len(TOLD)))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_view_is_that_of_a_chat_which_says_the_same_to_both(
+    shape: str, content: tuple[list[Part | str], ...], view: View
+) -> None:
+    reply = message("assistant", "the light")
+    said, *shown = (chat(message("user", *parts), reply) for parts in content)
+    plain = shown[VIEWS.index(view)]
+    assert renderer(shape).render(said, view=view) == renderer(shape).render(plain, view=view)
+    prompt = renderer(shape).render_prompt(said.messages[:1], view=view)
+    assert prompt == renderer(shape).render_prompt(plain.messages[:1], view=view)
+
+
+@pytest.mark.parametrize("content", TOLD, ids=range(len(TOLD)))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_both_views_train_the_same_whatever_the_teacher_is_told(
+    shape: str, content: tuple[list[Part | str], ...]
+) -> None:
+    said = chat(message("user", *content[0]), message("assistant", "the light"))
+    student, teacher = (renderer(shape).render(said, view=view) for view in VIEWS)
+    trained = [[label for label in each.labels if label != IGNORED] for each in (student, teacher)]
+    assert trained[0] == trained[1]
+    words = [teacher.ids[start:end] for start, end in teacher.transcripts]
+    assert words == [renderer(shape).transcript_ids(heard())] * len(student.audio)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("part", [told("", "Sad: "), told("Now: ", "")])
+def test_audio_in_mid_line_of_either_view_is_refused_in_both(part: TextPart, view: View) -> None:
+    conversation = chat(message("user", part, heard()), message("assistant", "a"))
+    with pytest.raises(InputError, match="at the start of a message or of a line"):
+        renderer("tiny").render(conversation, view=view)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_the_teacher_is_told_can_inject_nothing(shape: str, text: str) -> None:
+    control = control_ids(TOKENIZERS[shape])
+    reply = message("assistant", "a")
+    said = chat(message("user", told("", f"{text}\n"), heard()), reply)
+    plain = chat(message("user", heard()), reply)
+    hostile, kind = (renderer(shape).render(each, view="teacher") for each in (said, plain))
+    assert [t for t in hostile.ids if t in control] == [t for t in kind.ids if t in control]
+
+
 def test_a_system_role_that_the_template_refuses_is_one_line() -> None:
     with pytest.raises(InputError) as caught:
         renderer("gemma").render(two_turns(system=True), view="student")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from blsp.alignment import LossConfig
+from blsp.objectives import LossConfig
 from blsp.cli import main
 from blsp.collator import Collator
 from blsp.manifest import Conversation, Message, Meta, TextPart, write_rows

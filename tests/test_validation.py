@@ -10,6 +10,7 @@ from test_manifest import CHAT, ROW, write
 from blsp.validation import validate
 
 AUDIO: dict[str, Any] = CHAT["messages"][0]["content"][1]
+TOLD: dict[str, Any] = {"type": "text", "text": "a", "teacher": "b"}
 
 
 def problems(path: Path, *rows: dict[str, Any] | bytes) -> list[str]:
@@ -127,6 +128,12 @@ def test_a_broken_line_is_refused(tmp_path: Path, line: bytes, said: str) -> Non
         (chat("hi"), "content[0]: expected a part of type 'text' or 'audio', found 'hi'"),
         (chat({"type": "image"}), "content[0]: expected a part of type 'text' or 'audio'"),
         (chat({"type": "text", "text": None}), "text: expected a text, found None"),
+        (chat(TOLD | {"teacher": 1}), "content[0]: teacher: expected a text or null, found 1"),
+        (chat({"type": "text", "teacher": "x"}), "content[0]: expected the key 'text', found none"),
+        (
+            chat(TOLD, role="assistant"),
+            "content[0]: expected a response that is the same in both views, found 'teacher'; rem",
+        ),
         (chat(AUDIO | {"text": "x"}), "the words of an audio part as 'transcript', found 'text'"),
         (chat(AUDIO | {"duration": 0}), "messages[0]: content[0]: duration: expected seconds abov"),
         (chat(AUDIO | {"audio": "/a.wav"}), "content[0]: audio: expected a path relative"),

@@ -6,7 +6,14 @@ of averages. Rows (`Metric`) leave. `python -m blsp.metrics VECTORS.json` checks
 """
 
 from blsp.metrics.intervals import Comparison, Metric, compare, measure, wilson_interval
-from blsp.metrics.labels import exact_match, invalid_rate, label_accuracy, parse_label
+from blsp.metrics.labels import (
+    exact_match,
+    invalid_rate,
+    label_accuracy,
+    parse_label,
+    score_classes,
+    unweighted_accuracy,
+)
 from blsp.metrics.normalizers import (
     BASIC,
     BASIC_CHARACTERS,
@@ -16,6 +23,7 @@ from blsp.metrics.normalizers import (
     load_english_normalizer,
 )
 from blsp.metrics.recognition import character_error_rate, count_errors, word_error_rate
+from blsp.metrics.replies import check_phrases, distinct_replies, fitting_replies
 from blsp.metrics.seeds import Difference, Estimate, compare_seeds, holm, measure_seeds
 from blsp.metrics.statistics import Pairs, Statistics, drop_empty_references, pair_texts
 from blsp.metrics.translation import bleu, bleu_tokenizer, chrf
@@ -35,12 +43,15 @@ __all__ = [
     "bleu_tokenizer",
     "build_normalizer",
     "character_error_rate",
+    "check_phrases",
     "chrf",
     "compare",
     "compare_seeds",
     "count_errors",
+    "distinct_replies",
     "drop_empty_references",
     "exact_match",
+    "fitting_replies",
     "holm",
     "invalid_rate",
     "label_accuracy",
@@ -49,6 +60,8 @@ __all__ = [
     "measure_seeds",
     "pair_texts",
     "parse_label",
+    "score_classes",
+    "unweighted_accuracy",
     "wilson_interval",
     "word_error_rate",
 ]

@@ -18,6 +18,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from blsp.errors import InputError
+from blsp.metrics.labels import ClassMetric, exact_match, score_classes
 from blsp.metrics.normalizers import (
     BASIC_CHARACTERS,
     RAW,
@@ -139,6 +140,18 @@ def _bleu(entry: dict[str, Any], _: Normalizer) -> Iterator[Expected]:
         yield name, 100 * value, entry[name], 1e-6
 
 
+def _ser(entry: dict[str, Any], _: Normalizer) -> Iterator[Expected]:
+    pairs = _pairs(entry | {"hyps": entry["preds"]})
+    yield "wa", exact_match(pairs).value, entry["wa"], 1e-9
+    names: dict[str, ClassMetric] = {
+        "ua": "unweighted_accuracy",
+        "macro_f1": "macro_f1",
+        "weighted_f1": "weighted_f1",
+    }
+    for name, metric in names.items():
+        yield name, score_classes(metric, pairs, pairs.predictions, "").value, entry[name], 1e-9
+
+
 FAMILIES: dict[str, Family] = {
     "normalize_en": _normalize_en,
     "normalize_basic": _normalize_basic,
@@ -146,6 +159,7 @@ FAMILIES: dict[str, Family] = {
     "cer": _cer,
     "cer_pipeline": _cer_pipeline,
     "bleu": _bleu,
+    "ser": _ser,
 }
 
 

@@ -24,6 +24,8 @@ class Pairs:
     """Utterances without a prediction; they are scored as an empty one."""
     normalizer: str = RAW.name
     """What both sides went through."""
+    groups: tuple[str, ...] = ()
+    """What each utterance is compared within; none where a metric compares nothing."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,6 +79,7 @@ def drop_empty_references(pairs: Pairs) -> Pairs:
         ids=tuple(pairs.ids[index] for index in kept),
         references=tuple(pairs.references[index] for index in kept),
         predictions=tuple(pairs.predictions[index] for index in kept),
+        groups=tuple(pairs.groups[index] for index in kept) if pairs.groups else (),
     )
 
 

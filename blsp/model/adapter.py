@@ -2,19 +2,21 @@
 
 `num_speech_tokens` is the one place that says how many embeddings a recording becomes; the
 processor expands placeholders by it and the adapters compute their lengths with it. It is plain
-integer arithmetic, so it takes an int or a tensor of ints. Rows after an utterance's end never
-reach a valid output, so that a batch gives what its rows give alone.
+integer arithmetic, so it takes an int or a tensor of ints. Adapters that decide by what is said
+count as one. Rows after an utterance's end never reach a valid output, so that a batch gives what
+its rows give alone.
 """
 
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from blsp.extensions import find_named
+from blsp.model.cformer import CFormerAdapter
 from blsp.model.configuration import AdapterConfig, BlspConfig
-from blsp.model.encoder import encoder_lengths
+from blsp.model.encoder import encoder_lengths, length_mask
+from blsp.model.qformer import QFormerAdapter, query_count
 
 Length = TypeVar("Length", int, Tensor)
 
@@ -25,11 +27,18 @@ def conv_length(length: Length) -> Length:
 
 
 def adapter_length(config: AdapterConfig, rows: Length) -> Length:
-    """Speech embeddings that so many encoder rows become; none for none."""
+    """Speech embeddings that so many encoder rows become; none for none.
+
+    Of an adapter that decides itself it is the placeholder that stands for whatever comes out.
+    """
+    if config.decides_length:
+        return (rows > 0) * 1  # type: ignore[return-value]
     if config.class_:
         return adapter_class(config).output_length(rows, **config.options)
     if config.kind == "stack":
         return -(-rows // config.stack_factor)
+    if config.kind == "qformer":
+        return query_count(config, rows)  # type: ignore[return-value]
     for _ in config.kernel_sizes:
         rows = conv_length(rows)
     return rows
@@ -37,14 +46,11 @@ def adapter_length(config: AdapterConfig, rows: Length) -> Length:
 
 def num_speech_tokens(config: AdapterConfig, frames: Length, *, window_frames: int) -> Length:
     """Speech embeddings of a recording of so many log-mel frames, encoded window by window."""
+    if config.decides_length:  # one for the recording, however many windows
+        return (frames > 0) * 1  # type: ignore[return-value]
     whole = adapter_length(config, encoder_lengths(window_frames))  # type: ignore[arg-type]
     rest = adapter_length(config, encoder_lengths(frames % window_frames))  # type: ignore[arg-type]
     return frames // window_frames * whole + rest  # type: ignore[return-value]
-
-
-def length_mask(lengths: Tensor, longest: int) -> Tensor:
-    """(B,) lengths -> (B, longest), true at the rows before each length."""
-    return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
 class ConvAdapter(nn.Module):
@@ -145,6 +151,14 @@ def _normalize(norm: nn.RMSNorm, hidden: Tensor) -> Tensor:
     return norm(hidden.to(norm.weight.dtype))
 
 
+_KINDS: dict[str, type[nn.Module]] = {
+    "conv": ConvAdapter,
+    "stack": StackAdapter,
+    "qformer": QFormerAdapter,
+    "cformer": CFormerAdapter,
+}
+
+
 def adapter_class(config: AdapterConfig) -> Any:
     """The class of an adapter.
 
@@ -155,16 +169,17 @@ def adapter_class(config: AdapterConfig) -> Any:
     """
     if config.class_:
         return find_named(config.class_, key="adapter.class")
-    return StackAdapter if config.kind == "stack" else ConvAdapter
+    return _KINDS[config.kind]
 
 
 def build_adapter(config: BlspConfig) -> nn.Module:
     """The adapter between the encoder's width and the language model's embeddings."""
-    widths = {
-        "input_size": config.audio_config.d_model,  # type: ignore[union-attr]
-        "output_size": config.get_text_config(decoder=True).hidden_size,
-    }
+    audio: Any = config.audio_config
+    output_size = config.get_text_config(decoder=True).hidden_size
     kind = adapter_class(config.adapter)
+    if kind in (QFormerAdapter, CFormerAdapter):
+        return kind(config.adapter, audio_config=audio, output_size=output_size)
+    widths = {"input_size": audio.d_model, "output_size": output_size}
     if config.adapter.class_:
         return kind(**widths, **config.adapter.options)
     return kind(config.adapter, **widths)

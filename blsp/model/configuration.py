@@ -16,12 +16,17 @@ from transformers.configuration_utils import SubConfigSpec
 from blsp.errors import InputError, suggest
 
 AudioPadding = Literal["variable", "max"]
-AdapterKind = Literal["conv", "stack"]
+AdapterKind = Literal["conv", "stack", "qformer", "cformer"]
 
 _FIELDS: dict[str, tuple[str, ...]] = {
     "conv": ("kernel_sizes", "bottleneck_size", "norm_init"),
     "stack": ("stack_factor", "hidden_size", "norm_init", "norm_position"),
+    "qformer": ("queries", "query_window", "layers", "length", "norm_init"),
+    "cformer": ("pre_layers", "post_layers", "norm_init"),
 }
+
+
+_FROM_ONE = ("bottleneck_size", "stack_factor", "hidden_size", "queries", "query_window", "layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +34,9 @@ class AdapterConfig:
     """The modality adapter; numbers of another kind than ``kind`` must be left alone."""
 
     kind: AdapterKind = "conv"
-    """`conv`: strided convolutions (BLSP); `stack`: stacked frames and an MLP (Ultravox)."""
+    """`conv`: strided convolutions (BLSP); `stack`: stacked frames and an MLP (Ultravox);
+    `qformer`: queries that look at windows (SALMONN); `cformer`: continuous integrate-and-fire, one
+    embedding a token (BLSP-KD)."""
     class_: str | None = None
     """Dotted name of a class of an installed package, in place of ``kind``."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -48,6 +55,19 @@ class AdapterConfig:
     starting at their root mean square saves the steps that shrinking takes."""
     norm_position: Literal["mid", "post"] = "mid"
     """stack: the second norm before (`mid`, Ultravox from 0.5) or after the last projection."""
+    queries: int = 1
+    """qformer: queries a window, each of which becomes a speech embedding."""
+    query_window: int = 17
+    """qformer: encoder rows a window, with `length: rate`; 17 of 50 Hz are 0.34 s."""
+    layers: int = 2
+    """qformer: layers of self- and cross-attention."""
+    length: Literal["rate", "tokens"] = "rate"
+    """qformer: `rate`, a fixed number a second; `tokens`, as many as the transcript has tokens,
+    which is predicted where there is none."""
+    pre_layers: int = 4
+    """cformer: layers before integrate-and-fire."""
+    post_layers: int = 4
+    """cformer: layers after it."""
 
     def __post_init__(self) -> None:
         if self.kind not in _FIELDS:
@@ -65,6 +85,14 @@ class AdapterConfig:
                 f"adapter.{foreign[0]}: expected the numbers of {named} "
                 f"({', '.join(known)}), found one of another kind; remove it"
             )
+
+    @property
+    def decides_length(self) -> bool:
+        """Whether the number of speech embeddings depends on what is said, not on how long it is:
+        prompts hold one placeholder a recording, and `generate` fits them to what came out."""
+        if self.class_:
+            return False
+        return self.kind == "cformer" or (self.kind == "qformer" and self.length == "tokens")
 
     def to_dict(self) -> dict[str, Any]:
         """The kind and its own numbers, as JSON types."""
@@ -98,20 +126,24 @@ class AdapterConfig:
                 f"adapter.kernel_sizes: expected odd sizes such as [5, 5, 5], found "
                 f"{list(kernels)}; with an even one the length would depend on the padding side"
             )
-        for name in ("bottleneck_size", "stack_factor", "hidden_size"):
-            if getattr(self, name) < 1:
+        least = dict.fromkeys(_FROM_ONE, 1) | dict.fromkeys(("pre_layers", "post_layers"), 0)
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
                 raise InputError(
-                    f"adapter.{name}: expected 1 or more, found {getattr(self, name)}; change it"
+                    f"adapter.{name}: expected {lowest} or more, found {getattr(self, name)}; "
+                    "change it"
                 )
         if self.hidden_size % 2:
             raise InputError(
                 f"adapter.hidden_size: expected an even number, found {self.hidden_size}; "
                 "SwiGLU halves it"
             )
-        if self.norm_position not in ("mid", "post"):
-            raise InputError(
-                f"adapter.norm_position: expected mid or post, found {self.norm_position!r}"
-            )
+        for name, choices in (("norm_position", ("mid", "post")), ("length", ("rate", "tokens"))):
+            if (found := getattr(self, name)) not in choices:
+                raise InputError(
+                    f"adapter.{name}: expected {' or '.join(choices)}, found {found!r}; "
+                    f"{suggest(str(found), choices)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +186,7 @@ class BlspConfig(PreTrainedConfig):
     ``adapter_config`` and ``lora_config`` are plain mappings; ``adapter`` and ``lora`` give them as
     an `AdapterConfig` and a `LoraConfig`. ``bases`` holds, for ``llm`` and ``encoder``, the
     `source`, `revision` and `fingerprint` of the weights that a checkpoint does not contain.
+    ``emotions`` are the classes of the emotion classifier, where there is one.
     """
 
     model_type = "blsp"
@@ -172,6 +205,7 @@ class BlspConfig(PreTrainedConfig):
     template_variables: dict | None = None
     trained_max_seconds: float | None = None
     lora_config: dict | None = None
+    emotions: list | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -25,6 +25,11 @@ def encoder_lengths(frames: Tensor) -> Tensor:
     return (frames - 1) // 2 + 1
 
 
+def length_mask(lengths: Tensor, longest: int) -> Tensor:
+    """(B,) lengths -> (B, longest), true at the rows before each length."""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
+
+
 class BlspWhisperEncoder(WhisperEncoder):
     """Variable-length Whisper encoder; rows beyond the true length are zero."""
 
@@ -67,7 +72,7 @@ class BlspWhisperEncoder(WhisperEncoder):
         hidden = self._embed(input_features, keep)  # (B, M, F) -> (B, S, D)
         rows, row_mask = None, None
         if lengths is not None:
-            rows = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+            rows = length_mask(lengths, hidden.shape[1])
             row_mask = create_bidirectional_mask(
                 config=self.config, inputs_embeds=hidden, attention_mask=rows
             )

@@ -7,6 +7,7 @@ and nothing of the base models; `load_checkpoint` joins it with them again and r
 
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def compose(  # noqa: PLR0913  each is a choice of the recipe
     options: LlmOptions | None = None,
     encoder_dtype: torch.dtype | str = "auto",
     template_variables: dict[str, Any] | None = None,
+    emotions: Sequence[str] = (),
 ) -> tuple[BlspForConditionalGeneration, BlspProcessor]:
     """Join a Whisper and a language model with a new adapter.
 
@@ -74,6 +76,7 @@ def compose(  # noqa: PLR0913  each is a choice of the recipe
         options: how the language model is held in memory.
         encoder_dtype: of the encoder; `auto` is as stored.
         template_variables: for the chat template, at training and at use alike.
+        emotions: classes of an emotion classifier on the speech embeddings; none makes none.
 
     Returns:
         The model, base models frozen, adapter and LoRA in float32, and its processor.
@@ -93,6 +96,7 @@ def compose(  # noqa: PLR0913  each is a choice of the recipe
         lora_config=(lora or LoraConfig()).to_dict(),
         audio_padding=audio_padding,
         template_variables=template_variables,
+        emotions=list(emotions) or None,
     )
 
 

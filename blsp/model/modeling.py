@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +22,12 @@ from transformers.utils.generic import ModelOutput
 
 from blsp.checkpoint import check_complete, read_delta
 from blsp.errors import InputError
-from blsp.model.adapter import (
-    adapter_class,
-    build_adapter,
-    length_mask,
-    num_speech_tokens,
-)
+from blsp.model.adapter import adapter_class, build_adapter
 from blsp.model.configuration import BlspConfig
-from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths
+from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths, length_mask
 from blsp.model.head import HeadTransform, head_transform
 from blsp.model.lora import LoraState, install_lora, is_lora
+from blsp.model.placeholders import fit_placeholders, share_out
 from blsp.model.restoring import find_checkpoint, load_bases
 from blsp.model.sharding import fill, gather
 
@@ -43,8 +39,18 @@ WINDOWS_AT_ONCE = 16
 
 
 @dataclass
+class SpeechOutput(BaseModelOutputWithPooling):
+    """Recordings as the language model is to see them; ``pooler_output`` (sum of S, D)."""
+
+    lengths: Tensor | None = None
+    """(N,) embeddings of each recording."""
+    quantity: Tensor | None = None
+    """(N,) how many an adapter would have made that decides itself, before it is rounded."""
+
+
+@dataclass
 class BlspOutput(ModelOutput):
-    """What the model returns; the last two only with ``skip_lm_head`` or ``skip_llm``."""
+    """What the model returns; the last four only with ``skip_lm_head`` or ``skip_llm``."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -53,6 +59,8 @@ class BlspOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
     last_hidden_state: Tensor | None = None
     speech_embeds: Tensor | None = None
+    speech_lengths: Tensor | None = None
+    speech_quantity: Tensor | None = None
 
 
 class BlspPreTrainedModel(PreTrainedModel):
@@ -114,6 +122,7 @@ class BlspModel(BlspPreTrainedModel):
         super().__init__(config)
         self.audio_tower = BlspWhisperEncoder(config.audio_config)  # type: ignore[arg-type]
         self.adapter = build_adapter(config)
+        self.emotion_head = build_emotion_head(config)
         self.lora_state: LoraState | None = None
         self.set_language_model(AutoModelForCausalLM.from_config(config.text_config))
         self.post_init()
@@ -151,16 +160,23 @@ class BlspModel(BlspPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     def get_audio_features(
-        self, input_features: Tensor, input_features_mask: Tensor | None = None, **_: Any
-    ) -> BaseModelOutputWithPooling:
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        speech_lengths: Tensor | None = None,
+        **_: Any,
+    ) -> SpeechOutput:
         """Encode recordings of any length.
 
         Args:
             input_features: (N, M, F) log-mel; beyond the encoder's window, F is cut into windows.
             input_features_mask: (N, F), ones at true frames; None means that all are true.
+            speech_lengths: (N,) embeddings that each recording is to become, for adapters that
+                would decide it themselves.
 
         Returns:
-            ``pooler_output`` (total S, D): the speech embeddings of all recordings in order.
+            ``pooler_output`` (total S, D): the speech embeddings of all recordings in order; and
+            how many each has.
         """
         if input_features_mask is None:
             shape = (input_features.shape[0], input_features.shape[-1])
@@ -169,26 +185,42 @@ class BlspModel(BlspPreTrainedModel):
             longest = int(input_features_mask.sum(-1).max())
             input_features = input_features[..., :longest]
             input_features_mask = input_features_mask[..., :longest]
-        windows, mask = split_windows(
-            input_features, input_features_mask, self.config.window_frames
+        window = self.config.window_frames
+        windows, mask = split_windows(input_features, input_features_mask, window)
+        owners = -(-input_features_mask.sum(-1) // window)
+        owners = torch.arange(len(owners), device=owners.device).repeat_interleave(owners)
+        targets = None
+        if self.config.adapter.decides_length and speech_lengths is not None:
+            targets = share_out(speech_lengths, encoder_lengths(mask.sum(-1)), owners)
+        pieces = []
+        for start in range(0, len(windows), WINDOWS_AT_ONCE):
+            some = slice(start, start + WINDOWS_AT_ONCE)
+            chosen = None if targets is None else targets[some]
+            pieces.append(self._embed_windows(windows[some], mask[some], chosen))
+        embeds, lengths, *quantity = (torch.cat(part) for part in zip(*pieces, strict=True))
+        none = lengths.new_zeros(len(input_features))
+        owners = owners.to(lengths.device)
+        return SpeechOutput(
+            pooler_output=embeds,  # type: ignore[arg-type]
+            lengths=none.index_add(0, owners, lengths),
+            quantity=none.to(quantity[0].dtype).index_add(0, owners, quantity[0])
+            if quantity
+            else None,
         )
-        pieces = [
-            self._embed_windows(some, some_mask)
-            for some, some_mask in zip(
-                windows.split(WINDOWS_AT_ONCE), mask.split(WINDOWS_AT_ONCE), strict=True
-            )
-        ]
-        return BaseModelOutputWithPooling(pooler_output=torch.cat(pieces))  # type: ignore[arg-type]
 
-    def _embed_windows(self, features: Tensor, mask: Tensor) -> Tensor:
-        """(W, M, F) -> (sum of S, D), the embeddings of every window in order."""
+    def _embed_windows(
+        self, features: Tensor, mask: Tensor, targets: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """(W, M, F) -> (sum of S, D), the embeddings of every window in order, and what they add
+        up to, (W,) each."""
         lengths = encoder_lengths(mask.sum(-1))
         rows = self._encode(features, mask)  # (W, M, F) -> (W, S_enc, D_enc)
         weight = next(self.adapter.parameters())
-        embeds, lengths = self.adapter(
-            rows.to(weight.device, weight.dtype), lengths.to(weight.device)
-        )
-        return embeds[length_mask(lengths, embeds.shape[1])]  # (W, S, D) -> (sum of S, D)
+        given: list[Any] = [rows.to(weight.device, weight.dtype), lengths.to(weight.device)]
+        if self.config.adapter.decides_length:
+            given.append(None if targets is None else targets.to(weight.device))
+        embeds, lengths, *quantity = self.adapter(*given)
+        return embeds[length_mask(lengths, embeds.shape[1])], lengths, *quantity
 
     def _encode(self, features: Tensor, mask: Tensor) -> Tensor:
         weight = self.audio_tower.conv1.weight
@@ -212,8 +244,7 @@ class BlspModel(BlspPreTrainedModel):
         input_ids: Tensor,
         input_features: Tensor | None = None,
         input_features_mask: Tensor | None = None,
-        *,
-        continues: bool = False,
+        **speech_lengths: Tensor,
     ) -> Tensor:
         """Token embeddings with speech embeddings at the positions of the audio token.
 
@@ -221,6 +252,28 @@ class BlspModel(BlspPreTrainedModel):
             input_ids: (B, T).
             input_features: (N, M, F), the recordings in the order of their placeholders.
             input_features_mask: (N, F).
+            speech_lengths: (N,), see `get_audio_features`.
+
+        Returns:
+            (B, T, D).
+
+        Raises:
+            ValueError: placeholders and speech embeddings differ in number.
+        """
+        speech = None
+        if input_features is not None:
+            heard = self.get_audio_features(input_features, input_features_mask, **speech_lengths)
+            speech = heard.pooler_output
+        return self.place_speech(input_ids, speech)  # type: ignore[arg-type]
+
+    def place_speech(
+        self, input_ids: Tensor, speech: Tensor | None, *, continues: bool = False
+    ) -> Tensor:
+        """Token embeddings with speech embeddings at the positions of the audio token.
+
+        Args:
+            input_ids: (B, T).
+            speech: (sum of S, D), of all recordings in the order of their placeholders.
             continues: there is a filled cache, so that earlier recordings are not expected again.
 
         Returns:
@@ -231,21 +284,22 @@ class BlspModel(BlspPreTrainedModel):
         """
         is_audio = input_ids == self.config.audio_token_id
         embeds = self.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))  # -> (B, T, D)
-        if input_features is not None:
-            speech = self.get_audio_features(input_features, input_features_mask).pooler_output
-            placeholders = int(is_audio.sum())
-            if placeholders != speech.shape[0]:  # type: ignore[union-attr]
+        placeholders = int(is_audio.sum())
+        if speech is not None and not (continues and not placeholders):
+            if placeholders != speech.shape[0]:
+                advice = "let the processor place them, and truncate text only"
+                if self.config.adapter.decides_length:
+                    advice = "let `generate` or `fit_audio` fit them, as this adapter decides them"
                 raise ValueError(
-                    f"expected {speech.shape[0]} audio tokens for {input_features.shape[0]} "  # type: ignore[union-attr]
-                    f"recordings, found {placeholders}; let the processor place them, and truncate "
-                    "text only"
+                    f"expected {speech.shape[0]} audio tokens for the recordings, found "
+                    f"{placeholders}; {advice}"
                 )
-            speech = speech.to(embeds.device, embeds.dtype)  # type: ignore[union-attr]
+            speech = speech.to(embeds.device, embeds.dtype)
             return embeds.masked_scatter(is_audio[..., None], speech)
-        if not continues and bool(is_audio.any()):
+        if not continues and placeholders:
             raise ValueError(
-                f"expected input_features for {int(is_audio.sum())} audio tokens, found none; pass "
-                "what the processor returned"
+                f"expected input_features for {placeholders} audio tokens, found none; pass what "
+                "the processor returned"
             )
         if self.training and any(p.requires_grad for p in self.adapter.parameters()):
             embeds = embeds + 0.0 * self._silence().to(embeds.device, embeds.dtype)
@@ -256,8 +310,10 @@ class BlspModel(BlspPreTrainedModel):
         data-parallel training waits for."""
         weight = next(self.adapter.parameters())
         rows = weight.new_zeros(1, 1, self.config.audio_config.d_model)  # type: ignore[union-attr]
-        embeds, _ = self.adapter(rows, torch.ones(1, dtype=torch.long, device=weight.device))
-        return embeds.sum()
+        embeds, _, *quantity = self.adapter(
+            rows, torch.ones(1, dtype=torch.long, device=weight.device)
+        )
+        return embeds.sum() + sum(each.sum() for each in quantity)
 
     def forward(  # noqa: PLR0913  the names are the library's contract
         self,
@@ -271,8 +327,14 @@ class BlspModel(BlspPreTrainedModel):
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states before the head, ``last_hidden_state`` (B, T, D)."""
+        speech = None
+        if input_features is not None:
+            speech = self.get_audio_features(input_features, input_features_mask).pooler_output
         inputs_embeds = self.embeddings_of(
-            input_ids, inputs_embeds, input_features, input_features_mask, past_key_values
+            input_ids,
+            inputs_embeds,
+            speech,  # type: ignore[arg-type]
+            past_key_values,
         )
         decoder = self.language_model.base_model
         with self.hearing(input_ids, mm_token_type_ids):
@@ -287,22 +349,16 @@ class BlspModel(BlspPreTrainedModel):
         self,
         input_ids: Tensor | None,
         inputs_embeds: Tensor | None,
-        input_features: Tensor | None,
-        input_features_mask: Tensor | None,
+        speech: Tensor | None,
         past_key_values: Any,
     ) -> Tensor:
-        """``inputs_embeds`` as they are, or those of ``input_ids`` and the recordings."""
+        """``inputs_embeds`` as they are, or those of ``input_ids`` and the speech embeddings."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("expected either input_ids or inputs_embeds, found both or neither")
         if inputs_embeds is not None:
             return inputs_embeds
         continues = past_key_values is not None and past_key_values.get_seq_length() > 0
-        return self.embed(
-            input_ids,  # type: ignore[arg-type]
-            input_features,
-            input_features_mask,
-            continues=continues,
-        )
+        return self.place_speech(input_ids, speech, continues=continues)  # type: ignore[arg-type]
 
 
 class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
@@ -330,6 +386,8 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         model.model.audio_tower = encoder
         device, dtype = encoder.device, torch.float32
         model.model.adapter = build_adapter(config).to(device, dtype)
+        if model.model.emotion_head is not None:
+            model.model.emotion_head = build_emotion_head(config).to(device, dtype)  # type: ignore[union-attr]
         model.generation_config = GenerationConfig.from_dict(
             language_model.generation_config.to_dict()  # type: ignore[union-attr]
         )
@@ -362,10 +420,53 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         self.model.language_model.set_output_embeddings(new_embeddings)
 
     def get_audio_features(
-        self, input_features: Tensor, input_features_mask: Tensor | None = None, **_: Any
-    ) -> BaseModelOutputWithPooling:
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        speech_lengths: Tensor | None = None,
+        **_: Any,
+    ) -> SpeechOutput:
         """See `BlspModel.get_audio_features`."""
-        return self.model.get_audio_features(input_features, input_features_mask)
+        return self.model.get_audio_features(input_features, input_features_mask, speech_lengths)
+
+    def fit_audio(  # noqa: PLR0913  the names are those of `forward`
+        self,
+        input_ids: Tensor,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        lengths: Tensor | None = None,
+        left: bool = True,
+    ) -> dict[str, Tensor]:
+        """Run the speech side, and give each recording as many placeholders as came out.
+
+        Args:
+            input_ids: (B, T).
+            input_features: (N, M, F).
+            input_features_mask: (N, F).
+            attention_mask: (B, T); padding is dropped, and put back where it is needed.
+            labels: (B, T).
+            lengths: (N,) placeholders that each recording has in ``input_ids``; None is one.
+            left: pad on the left, as `generate` wants it.
+
+        Returns:
+            What `forward` takes instead: ``input_ids``, ``attention_mask``, ``labels`` where they
+            were given, and ``speech_embeds`` (sum of S, D).
+        """
+        speech = self.get_audio_features(input_features, input_features_mask)
+        rows = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if attention_mask is None:
+            rows["attention_mask"] = torch.ones_like(input_ids)
+        counts: Any = torch.ones_like(speech.lengths) if lengths is None else lengths  # type: ignore[arg-type]
+        fitted = fit_placeholders(
+            {name: tensor for name, tensor in rows.items() if tensor is not None},
+            input_ids == self.config.audio_token_id,
+            (counts, speech.lengths),  # type: ignore[arg-type]
+            left=left,
+        )
+        return fitted | {"speech_embeds": speech.pooler_output}  # type: ignore[dict-item]
 
     def delta_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the adapter, what is trained, and what an import changed.
@@ -391,6 +492,8 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         past_key_values: Any = None,
         position_ids: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
+        speech_lengths: Tensor | None = None,
+        speech_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_lm_head: bool = False,
@@ -409,33 +512,43 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
             past_key_values: cache of earlier positions.
             position_ids: (B, T).
             mm_token_type_ids: (B, T), 3 at speech; says where speech stands in ``inputs_embeds``.
+            speech_lengths: (N,) embeddings that each recording is to become, for adapters that
+                would decide it themselves.
+            speech_embeds: (sum of S, D) instead of ``input_features``, from `fit_audio`.
             use_cache: return a cache.
             logits_to_keep: compute logits of the last so many positions only; 0 means all.
             skip_lm_head: return ``last_hidden_state`` (B, T, D) and no logits, for losses that
                 apply the head piece by piece; also ``speech_embeds`` (sum of S, D), those of all
-                recordings in order.
-            skip_llm: return ``speech_embeds`` only.
+                recordings in order, and with audio ``speech_lengths`` (N,) and, from adapters that
+                decide themselves, ``speech_quantity`` (N,).
+            skip_llm: return what is of speech only.
 
         Raises:
             ValueError: audio tokens and recordings do not fit each other.
         """
+        heard = SpeechOutput(pooler_output=speech_embeds)  # type: ignore[arg-type]
+        if input_features is not None and speech_embeds is None:
+            heard = self.get_audio_features(input_features, input_features_mask, speech_lengths)
         inputs_embeds = self.model.embeddings_of(
-            input_ids, inputs_embeds, input_features, input_features_mask, past_key_values
+            input_ids,
+            inputs_embeds,
+            heard.pooler_output,  # type: ignore[arg-type]
+            past_key_values,
         )
         rest = {"position_ids": position_ids, "use_cache": use_cache, **kwargs}
         rest = {name: value for name, value in rest.items() if value is not None}
         num_items = rest.pop("num_items_in_batch", None)
         rest.pop("return_dict", None)
-        speech = None
+        found: dict[str, Any] = {}
         if (skip_lm_head or skip_llm) and input_ids is not None:
-            speech = inputs_embeds[input_ids == self.config.audio_token_id]
+            found["speech_embeds"] = inputs_embeds[input_ids == self.config.audio_token_id]
+            found |= {"speech_lengths": heard.lengths, "speech_quantity": heard.quantity}
         if skip_llm:
-            return BlspOutput(speech_embeds=speech)
+            return BlspOutput(**found)
         with self.model.hearing(input_ids, mm_token_type_ids):
             if skip_lm_head:
                 output = self._run_decoder(inputs_embeds, attention_mask, past_key_values, rest)
-                output.speech_embeds = speech
-                return output
+                return BlspOutput(**output, **found)
             output = self._run_llm(
                 inputs_embeds, attention_mask, past_key_values, logits_to_keep, rest
             )
@@ -506,45 +619,47 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         **model_kwargs: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         # The library repeats every row of every tensor, but a prompt may have several recordings
-        # or none: all of a prompt's recordings are repeated together.
-        names = ("input_features", "input_features_mask")
-        if expand_size > 1 and input_ids is not None and model_kwargs.get(names[0]) is not None:
-            heard = {n: model_kwargs.pop(n) for n in names if model_kwargs.get(n) is not None}
-            owners = self._owners(input_ids, **heard)
-            order = [
-                recording
-                for prompt in range(input_ids.shape[0])
-                for _ in range(expand_size)
-                for recording, owner in enumerate(owners)
-                if owner == prompt
-            ]
-            heard = {name: tensor[order] for name, tensor in heard.items()}
-            expanded: Any = super()._expand_inputs_for_generation(  # type: ignore[misc]
-                expand_size, is_encoder_decoder, input_ids, **model_kwargs
-            )
-            return expanded[0], expanded[1] | heard
-        return super()._expand_inputs_for_generation(  # type: ignore[misc,return-value]
+        # or none: all of a prompt's speech embeddings are repeated together.
+        speech = model_kwargs.pop("speech_embeds", None)
+        expanded: Any = super()._expand_inputs_for_generation(  # type: ignore[misc]
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
+        if speech is None:
+            return expanded
+        if expand_size == 1:  # ids may have earlier recordings, which are in the cache
+            return expanded[0], expanded[1] | {"speech_embeds": speech}
+        placeholders: Any = (input_ids == self.config.audio_token_id).sum(-1)
+        pieces = [
+            piece for piece in speech.split(placeholders.tolist()) for _ in range(expand_size)
+        ]
+        return expanded[0], expanded[1] | {"speech_embeds": torch.cat(pieces)}
 
-    def _owners(
-        self,
-        input_ids: Tensor,
-        input_features: Tensor,
-        input_features_mask: Tensor | None = None,
-    ) -> list[int]:
-        """The prompt that each recording belongs to, by counting audio tokens."""
-        frames = torch.full((input_features.shape[0],), input_features.shape[-1])
-        if input_features_mask is not None:
-            frames = input_features_mask.sum(-1).cpu()
-        window = self.config.window_frames
-        tokens = num_speech_tokens(self.config.adapter, frames, window_frames=window)
-        placeholders = (input_ids == self.config.audio_token_id).sum(-1).cpu()
-        return torch.searchsorted(placeholders.cumsum(0), tokens.cumsum(0)).tolist()
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """The library's, with the speech side run once, before anything is repeated for beams.
 
-    if TYPE_CHECKING:  # the library's own type asks for attributes that its base class lacks
-
-        def generate(self, *args: Any, **kwargs: Any) -> Any: ...
+        Where the adapter decides how many embeddings a recording becomes, the prompt holds one
+        placeholder for it, as the processor puts it; what is returned begins with that prompt.
+        """
+        ids = kwargs.pop("input_ids", inputs)
+        features = kwargs.pop("input_features", None)
+        mask = kwargs.pop("input_features_mask", None)
+        if features is None:
+            return super().generate(ids, **kwargs)  # type: ignore[misc]
+        if not self.config.adapter.decides_length:
+            speech = self.get_audio_features(features, mask).pooler_output
+            return super().generate(ids, speech_embeds=speech, **kwargs)  # type: ignore[misc]
+        given = kwargs.pop("attention_mask", None)
+        fitted = self.fit_audio(ids, features, mask, given)
+        width = fitted["input_ids"].shape[1]
+        output: Any = super().generate(fitted.pop("input_ids"), **fitted, **kwargs)  # type: ignore[misc]
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        prompts = ids.repeat_interleave(len(sequences) // len(ids), dim=0)  # type: ignore[union-attr]
+        sequences = torch.cat([prompts, sequences[:, width:]], dim=1)
+        if isinstance(output, Tensor):
+            return sequences
+        output.sequences = sequences
+        return output
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
@@ -555,6 +670,13 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
         if token < self.config.get_text_config(decoder=True).vocab_size:
             config.suppress_tokens = sorted({*(config.suppress_tokens or ()), token})
         return config, rest
+
+
+def build_emotion_head(config: BlspConfig) -> nn.Linear | None:
+    """BLSP-Emo's classifier of the mean speech embedding; None where no emotions are named."""
+    if not config.emotions:
+        return None
+    return nn.Linear(config.get_text_config(decoder=True).hidden_size, len(config.emotions))
 
 
 def _stop_dropout(module: nn.Module) -> None:
@@ -601,7 +723,8 @@ def _load_delta(folder: Path, **kwargs: Any) -> BlspForConditionalGeneration:
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     delta = read_delta(folder)
-    apply_delta(model, delta, str(folder), required=[n for n in model.delta_state() if is_lora(n)])
+    required = [n for n in model.delta_state() if is_lora(n) or ".emotion_head." in n]
+    apply_delta(model, delta, str(folder), required=required)
     return model
 
 

@@ -150,7 +150,7 @@ def write_foreign(manifest: Path, out: Path, sentences: Mapping[str, Sentence]) 
 
     Nobody stands in the side file as their author, so that training takes them only when told.
     """
-    requests = draw_requests(
+    requests, _ = draw_requests(
         list(read_manifest(manifest)), own_behaviours()["diverse"], per_utterance=1, seed=0
     )
     root = Path(os.path.relpath(find_root(manifest), out.parent)).as_posix()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-SHORT = ("training.steps=450", "loss.ctc_only_steps=320", "training.eval_steps=50")
+SHORT = ("training.steps=450", "loss.pretraining_steps=320", "training.eval_steps=50")
 KEYS = {"loss": "training loss", "eval_recovered": "recovered, development data"}
 
 

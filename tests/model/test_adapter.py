@@ -14,12 +14,16 @@ CONFIGS = [
     AdapterConfig(kind="conv", kernel_sizes=(3, 7)),
     AdapterConfig(kind="stack", hidden_size=16),
     AdapterConfig(kind="stack", hidden_size=16, stack_factor=5, norm_position="post"),
+    AdapterConfig(kind="qformer"),
+    AdapterConfig(kind="qformer", queries=3, query_window=7, layers=1),
 ]
 
 
 def configure(adapter: AdapterConfig, *, encoder_width: int, llm_width: int) -> BlspConfig:
     return BlspConfig(
-        audio_config=WhisperConfig(d_model=encoder_width),
+        audio_config=WhisperConfig(
+            d_model=encoder_width, encoder_attention_heads=2, encoder_ffn_dim=4 * encoder_width
+        ),
         text_config=LlamaConfig(hidden_size=llm_width, num_attention_heads=1, head_dim=2),
         adapter_config=adapter.to_dict(),
     )
@@ -121,7 +125,10 @@ def test_norms_of_a_stack_start_at_norm_init() -> None:
 @pytest.mark.parametrize(
     ("numbers", "line"),
     [
-        ({"kind": "conf"}, "adapter.kind: expected conv or stack, found 'conf'; did you mean"),
+        (
+            {"kind": "conf"},
+            "adapter.kind: expected conv or stack or qformer or cformer, found 'conf'; did",
+        ),
         ({"kernel_sizes": [4]}, "adapter.kernel_sizes: expected odd sizes"),
         ({"stack_factor": 4}, "adapter.stack_factor: expected the numbers of kind 'conv'"),
         ({"kind": "stack", "hidden_size": 7}, "adapter.hidden_size: expected an even number"),

@@ -74,7 +74,7 @@ def test_a_wrong_number_of_audio_tokens_is_refused(pair: Pair) -> None:
     model, processor = pair
     inputs = processor(text="<|audio|>", audio=[make_audio(SECOND)])
     inputs["input_ids"], inputs["attention_mask"] = inputs["input_ids"][:, 1:], None
-    with pytest.raises(ValueError, match="expected 7 audio tokens for 1 recordings, found 6"):
+    with pytest.raises(ValueError, match="expected 7 audio tokens for the recordings, found 6"):
         model(**inputs)
 
 

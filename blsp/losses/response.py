@@ -1,5 +1,5 @@
-"""Objectives as pure functions of tensors: on the response, cross-entropy and KL to the text-fed
-LLM; on the speech embeddings, CTC.
+"""Objectives on next-token predictions, in the response and at the input: cross-entropy, and KL to
+the text-fed LLM.
 
 Logits over a large vocabulary are the largest tensors of a training step, so they never exist all
 at once: a chunk of response rows is turned into logits, its loss and its gradient are formed while
@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import ctc_loss
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.checkpoint import checkpoint
+
+from blsp.losses.sums import divisor, sum_dtype
 
 IGNORED = -100
 """The label of a position that nothing is learnt at."""
@@ -26,14 +25,6 @@ DEFAULT_CHUNK = 64
 """Response rows whose logits exist together; memory is some four times rows x V x 4 bytes."""
 
 _VOCABULARY_TILE = 8192
-
-CTC_VARIANCE = 1 / 30
-"""Of a token's Gaussian, in mean squared distances of two tokens: 15 nats between those two."""
-
-CTC_BLANK = 0.3
-"""Squared distance that blank stands at, in the same unit."""
-
-_CTC_CHUNK = 256
 
 
 def gather_response(hidden: Tensor, labels: Tensor) -> Tensor:
@@ -72,6 +63,29 @@ def response_positions(labels: Tensor) -> Tensor:
     count = inside.cumsum(1)
     before = count.masked_fill(inside, 0).cummax(1).values  # what earlier responses had counted
     return (count - before - 1)[inside]
+
+
+def gather_spans(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the states at the speech embeddings, or at the transcript's tokens, row by row.
+
+    No shift: these are states that stand at a position, whatever they predict.
+
+    Args:
+        hidden: (B, T, D) states of any layer.
+        mask: (B, T) true, or 1, at the positions wanted.
+
+    Returns:
+        (M, D) in the order of the batch, which is that of the recordings in both views.
+
+    Raises:
+        ValueError: the two do not cover the same positions.
+    """
+    if hidden.shape[:2] != mask.shape:
+        raise ValueError(
+            f"expected a mask of shape {tuple(hidden.shape[:2])} like the hidden states, "
+            f"found {tuple(mask.shape)}; pass the mask of the same view"
+        )
+    return hidden[mask.bool()]  # (B, T, D) -> (M, D)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +161,7 @@ def response_ce(
         return _Rows(values, agree, slope)
 
     total, values, agree = _sum_over_rows(hidden, head, rows_ce, weight=None, chunk=chunk)
-    return ResponseLoss(total / _divisor(num_items, hidden), values, agree)
+    return ResponseLoss(total / divisor(num_items, len(hidden)), values, agree)
 
 
 def response_kl(  # noqa: PLR0913 - two models of two parts each, and every option by keyword
@@ -200,79 +214,56 @@ def response_kl(  # noqa: PLR0913 - two models of two parts each, and every opti
     total, values, agree = _sum_over_rows(
         student_hidden, student_head, rows_kl, weight=weight, chunk=chunk
     )
-    factor = temperature**2 / _divisor(num_items, student_hidden)
+    factor = temperature**2 / divisor(num_items, len(student_hidden))
     return ResponseLoss(total * factor, values, agree)
 
 
-def ctc(  # noqa: PLR0913 - speech and transcripts of two parts each, and the table
-    speech: Tensor,
-    lengths: Tensor,
-    targets: Tensor,
-    target_lengths: Tensor,
-    table: Tensor,
+def input_kl(  # noqa: PLR0913 - two models of two parts each, and every option by keyword
+    student_hidden: Tensor,
+    student_head: Head,
+    teacher_hidden: Tensor,
+    teacher_head: Head,
     *,
+    temperature: float = 1.0,
     num_items: float | Tensor | None = None,
-    chunk: int = _CTC_CHUNK,
-) -> Tensor:
-    """Connectionist temporal classification of speech embeddings as the LLM's own tokens.
+    chunk: int = DEFAULT_CHUNK,
+) -> ResponseLoss:
+    """KL(teacher || student) of next-token distributions at the input, one embedding to one token.
 
-    The classifier has no weights of its own. Each token is a Gaussian around its embedding, so that
-    the score of token v at speech embedding x is ``-|x - e_v|^2 / (2 s^2)``, and only the embedding
-    itself, in direction and in length, scores best. Blank, of id V, scores as a token at a fixed
-    distance: what is near no token is a blank. The unit of both is the mean squared distance of two
-    tokens. Alignments are summed over as in Graves et al. (ICML 2006); CTC before alignment to text
-    is what "CTC meets OT" (arXiv 2301.11716) pre-trains with.
+    The other half of BLSP-KD's alignment (arXiv 2405.19041): where the adapter gives one speech
+    embedding to each token of the transcript, position i of both predicts what follows it, the last
+    one what follows the recording. What stands before the recording is equal in both views.
 
-    Only the labels of the batch, blank and all other tokens together are told apart, which gives
-    the loss and gradients of the whole vocabulary at a fraction of the memory.
+    ``response_kl`` on other rows, T^2 included. The published code of BLSP-KD and of Ultravox has
+    no T^2: to reproduce it, weigh by 1 / T^2, which at their T = 2 is 0.25.
 
     Args:
-        speech: (S, D) speech embeddings of N recordings, one after the other.
-        lengths: (N,) embeddings of each.
-        targets: (U,) token ids of their transcripts, one after the other.
-        target_lengths: (N,) tokens of each; one that does not fit into its speech adds nothing.
-        table: (V, D) token embeddings; they get no gradient.
-        num_items: what the sum is divided by; None is U.
-        chunk: rows whose scores over V exist together.
+        student_hidden: (M, D) last states at the speech embeddings, from ``gather_spans``.
+        student_head: gets a gradient where its weight or bias requires one.
+        teacher_hidden: (M, D') last states at the transcripts' tokens, in the same order.
+        teacher_head: head of the same vocabulary; teacher states and head get no gradient.
+        temperature: T, over 0.
+        num_items: what the sum is divided by; None is M.
+        chunk: rows whose logits exist together.
 
     Raises:
-        ValueError: lengths and what they are the lengths of differ.
+        ValueError: there is not one embedding a token, or the vocabularies differ.
     """
-    found = (len(speech), int(lengths.sum()), len(targets), int(target_lengths.sum()))
-    if found[0] != found[1] or found[2] != found[3]:
+    if len(student_hidden) != len(teacher_hidden):
         raise ValueError(
-            f"expected as many rows as the lengths say, found {found[0]} speech embeddings for "
-            f"{found[1]} and {found[2]} tokens for {found[3]}; take all from the same batch"
+            f"expected one speech embedding for each of {len(teacher_hidden)} transcript tokens, "
+            f"found {len(student_hidden)}; train with an adapter that gives one embedding a token "
+            "(`cformer`), or leave this objective out"
         )
-    table = table.detach()
-    norms = torch.linalg.vector_norm(table, dim=1, dtype=_sum_dtype(table)).square()
-    middle = table.mean(0, dtype=_sum_dtype(table))
-    unit = 2 * (norms.mean() - middle @ middle)  # mean |e_v - e_w|^2
-    known, classes = torch.unique(targets, return_inverse=True)
-
-    def score(rows: Tensor) -> Tensor:
-        return _score_tokens(rows, table, norms, known, 2 * CTC_VARIANCE * unit)
-
-    with torch.autocast(speech.device.type, enabled=False):
-        pieces = [checkpoint(score, rows, use_reentrant=False) for rows in speech.split(chunk)]
-        log_p = torch.cat(pieces).log_softmax(-1)  # type: ignore[arg-type]  -> (S, known + 2)
-    padded = pad_sequence(list(log_p.split(lengths.tolist())))  # -> (longest, N, known + 2)
-    total = ctc_loss(
-        padded, classes, lengths, target_lengths, len(known), reduction="sum", zero_infinity=True
+    return response_kl(
+        student_hidden,
+        student_head,
+        teacher_hidden,
+        teacher_head,
+        temperature=temperature,
+        num_items=num_items,
+        chunk=chunk,
     )
-    return total / _divisor(num_items, targets)
-
-
-def _score_tokens(
-    rows: Tensor, table: Tensor, norms: Tensor, known: Tensor, width: Tensor
-) -> Tensor:
-    """(n, D) -> (n, known + 2): the ``known`` tokens, blank, and all other tokens together."""
-    rows = rows.to(norms.dtype)
-    products = (rows.to(table.dtype) @ table.T).to(norms.dtype)
-    scores = (2 * products - rows.square().sum(1, keepdim=True) - norms) / width
-    others = scores.index_fill(1, known, torch.finfo(scores.dtype).min / 2)
-    blanks = scores.new_full((len(rows), 1), -CTC_BLANK / (2 * CTC_VARIANCE))
-    return torch.cat([scores[:, known], blanks, others.logsumexp(1, keepdim=True)], dim=1)
 
 
 class _Rows(NamedTuple):
@@ -314,7 +305,7 @@ class _ChunkedRows(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan
     ) -> tuple[Tensor, Tensor, Tensor]:
-        values = hidden.new_empty(len(hidden), dtype=_sum_dtype(hidden))
+        values = hidden.new_empty(len(hidden), dtype=sum_dtype(hidden))
         agree = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
         needed = [plan.differentiate and need for need in ctx.needs_input_grad[:3]]
         ctx.gradients = _Gradients.of((hidden, weight, bias), needed)
@@ -353,7 +344,7 @@ class _Gradients:
     def of(cls, inputs: tuple[Tensor | None, ...], needed: list[bool]) -> "_Gradients":
         hidden, weight, bias = (
             # Sums over many rows lose small terms in 16 bits, and float16 small gradients too.
-            torch.zeros_like(tensor, dtype=_sum_dtype(tensor))
+            torch.zeros_like(tensor, dtype=sum_dtype(tensor))
             if tensor is not None and need
             else None
             for tensor, need in zip(inputs, needed, strict=True)
@@ -384,7 +375,7 @@ def _head_slope(head: Head, logits: Tensor) -> Tensor | float:
 
 def _multiply(hidden: Tensor, weight: Tensor, *, fp32: bool) -> Tensor:
     """(N, D) x (V, D) -> (N, V) in the dtype that losses are summed in."""
-    wide = _sum_dtype(hidden)
+    wide = sum_dtype(hidden)
     if hidden.dtype == weight.dtype == wide:
         return hidden @ weight.T
     if not fp32:
@@ -402,11 +393,3 @@ def _multiply(hidden: Tensor, weight: Tensor, *, fp32: bool) -> Tensor:
 def _log_softmax_(logits: Tensor) -> Tensor:
     """Log-softmax over the last dimension, in place."""
     return logits.sub_(logits.logsumexp(-1, keepdim=True))
-
-
-def _sum_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _divisor(num_items: float | Tensor | None, rows: Tensor) -> float | Tensor:
-    return max(len(rows), 1) if num_items is None else num_items
