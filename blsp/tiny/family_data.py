@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from blsp.behaviours import SHIPPED, Behaviours, draw_requests, load_behaviours
+from blsp.behaviours import Behaviours, draw_requests, load_behaviours
 from blsp.continuation import Author, ContinuationConfig, continue_manifest, load_author
 from blsp.generation import GenerationConfig
 from blsp.journal import digest, find_finished
@@ -130,10 +130,12 @@ def own_behaviours() -> dict[str, Behaviours]:
         chosen = [one for one in every if (one.kind in kinds if kinds else one.kind != "repeat")]
         return Behaviours(behaviours=tuple(chosen))
 
-    found = {"repeat": only(repeat=True), "continue": only(go_on=True), "diverse": only()}
-    if EMOTIONAL in SHIPPED:
-        found["emotions"] = load_behaviours(EMOTIONAL)
-    return found
+    return {
+        "repeat": only(repeat=True),
+        "continue": only(go_on=True),
+        "diverse": only(),
+        "emotions": load_behaviours(EMOTIONAL),
+    }
 
 
 def write_own(manifest: Path, folder: Path, split: str, author: Author) -> None:
