@@ -26,6 +26,7 @@ from blsp.manifest import (
     read_conversations,
     read_manifest,
     read_meta,
+    to_row,
     write_rows,
 )
 from blsp.tiny.interleaving import interleave, read_words
@@ -169,7 +170,7 @@ def write_foreign(manifest: Path, out: Path, sentences: Mapping[str, Sentence]) 
         )
         for request in requests
     ]
-    plan = {"rows": digest(map(repr, rows))}
+    plan = {"rows": digest(map(to_row, rows))}
     if find_finished(out, plan) is None:
         write_rows(out, rows, Meta(command=COMMAND, root=root, plan=digest([plan])))
 
@@ -182,7 +183,7 @@ def write_derived(source: Path, out: Path, rows: Iterable[Conversation]) -> None
     """Write conversations made from those of a file, whose author stays theirs."""
     rows, meta = list(rows), read_meta(source)
     assert meta is not None  # `continue_manifest` wrote it
-    plan = {"rows": digest(map(repr, rows))}
+    plan = {"rows": digest(map(to_row, rows))}
     if find_finished(out, plan) is None:
         counts = {"written": len(rows), "cut": sum("cut" in row.extra for row in rows)}
         write_rows(out, rows, replace(meta, command=COMMAND, plan=digest([plan]), counts=counts))
