@@ -123,8 +123,8 @@ def _describe_design(plan: Plan, sizes: Sizes) -> str:
         counted) and the same search: {len(RATE_FACTORS)} learning rates (a third of the recipe's
         own, its own, three times it) with seed 0, the best on {sizes.dev} development utterances;
         a recipe of two stages searches in each. {_describe_stages(plan)}Then
-        {_describe_seeds(plan)}. Nothing is chosen on the test: {sizes.test} sentences by voices, rates
-        and pitches of no training, clean and at 5 dB, and {feelings} more sentences in five
+        {_describe_seeds(plan)}. Nothing is chosen on the test: {sizes.test} sentences by voices,
+        rates and pitches of no training, clean and at 5 dB, and {feelings} more sentences in five
         emotions each. Sealed questions (\\*\\*) are in no training, no search and no development
         table; sealed voices and noise are not used here."""
 
@@ -142,7 +142,7 @@ def _describe_stages(plan: Plan) -> str:
     stages = [one.title for one in plan.entrants.values() if one.is_stage]
     if not stages:
         return ""
-    return f"Rows of earlier stages ({', '.join(stages)}) have taken fewer steps than the others. "
+    return f"Rows of earlier stages ({', '.join(stages)}) have taken fewer steps than others. "
 
 
 def _describe_seeds(plan: Plan) -> str:
