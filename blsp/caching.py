@@ -2,15 +2,16 @@
 
 Several things are asked of one recording, and epochs repeat them all; on a CPU the encoder is half
 of a step, and log-mel a third of the rest. Encoder output is found by a hash of the features, so
-that nobody has to pass names around and long recordings are kept window by window. Each is encoded
-alone: what is kept then never depends on the batch it was first met in, and a resumed run sees the
-same numbers. A process that trains many models over one frozen encoder may let them share it.
-Recordings enter as they would enter extractor and encoder; what these say leaves.
+that nobody has to pass names around and long recordings are kept window by window. Where all of a
+run's recordings find room they are encoded before it, in batches of equal length; others are
+encoded alone. Either way what is kept never depends on the batch it was first met in, and a resumed
+run sees the same numbers. A process that trains many models over one frozen encoder may let them
+share it. Recordings enter as they would enter extractor and encoder; what these say leaves.
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutput
 
-from blsp.dataset import LoadFeatures
+from blsp.dataset import FRAMES_PER_SECOND, ConversationDataset, LoadFeatures
 from blsp.errors import InputError
 from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration
-from blsp.model.processing import Features
+from blsp.model.processing import Features, pad_features
 
 
 class _Store:
@@ -71,16 +72,45 @@ class EncoderCache:
         rows = [row.to(input_features.device) for row in rows]
         return BaseModelOutput(last_hidden_state=pad_sequence(rows, batch_first=True))  # type: ignore[arg-type]
 
+    @torch.no_grad()
+    def fill(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> None:
+        """Encode (W, M, F) together and keep each; batches many times as fast as one by one.
+
+        Args:
+            input_features: as the encoder gets them, in its precision.
+            input_features_mask: (W, F); None means that all frames are true.
+        """
+        count, _, longest = input_features.shape
+        lengths = [longest] * count
+        more = {}
+        if input_features_mask is not None:
+            lengths = input_features_mask.sum(-1).tolist()
+            more = {"input_features_mask": input_features_mask}
+        keys = [
+            _find_key(one[:, :length]) for one, length in zip(input_features, lengths, strict=True)
+        ]
+        if all(key in self.store.tensors for key in keys):
+            return
+        rows = self.forward(input_features, **more).last_hidden_state
+        for key, row, length in zip(keys, rows, lengths, strict=True):
+            if key not in self.store.tensors:
+                self.store.keep(key, row[: (length - 1) // 2 + 1].clone())
+
     def _encode(self, features: Tensor, mask: Tensor | None) -> Tensor:
         """(M, F) -> (S, D), on the CPU if it was kept."""
-        content = features.float().cpu().contiguous().numpy().tobytes()
-        key = hashlib.blake2b(content, digest_size=16).digest()
+        key = _find_key(features)
         if key not in self.store.tensors:
             more = {} if mask is None else {"input_features_mask": mask[None]}
             row = self.forward(features[None], **more).last_hidden_state[0]
             if not self.store.keep(key, row):
                 return row
         return self.store.tensors[key]
+
+
+def _find_key(features: Tensor) -> bytes:
+    """A hash of (M, F)."""
+    content = features.float().cpu().contiguous().numpy().tobytes()
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 class _SharedStores:
@@ -132,6 +162,36 @@ def install_cache(model: BlspForConditionalGeneration, gigabytes: float) -> Enco
     cache = EncoderCache(tower.forward, _shared.find(model, gigabytes))
     tower.forward = cache
     return cache
+
+
+FILLED_AT_ONCE = 16
+"""Recordings that are encoded together before a run."""
+
+
+def fill_cache(
+    cache: EncoderCache,
+    model: BlspForConditionalGeneration,
+    datasets: Sequence[ConversationDataset],
+) -> None:
+    """Encode what data sets hold, if all of it finds room; what cannot be read is passed over."""
+    config, weight = model.config, model.model.audio_tower.conv1.weight
+    parts = [each for dataset in datasets for each in dataset.recordings()]
+    seconds = sum(part.duration for part, _, _ in parts)
+    row_bytes = config.audio_config.d_model * weight.element_size()  # type: ignore[union-attr]
+    if seconds * FRAMES_PER_SECOND / 2 * row_bytes > cache.store.room:
+        return
+    parts = [one for one in parts if one[0].duration * FRAMES_PER_SECOND <= config.window_frames]
+    parts.sort(key=lambda one: one[0].duration)
+    for start in range(0, len(parts), FILLED_AT_ONCE):
+        features = []
+        for part, root, load in parts[start : start + FILLED_AT_ONCE]:
+            with suppress(InputError):  # training says which, and counts them
+                features.append(load(part, root))
+        if features:
+            batch = pad_features(features)
+            mels = batch["input_features"].to(weight.device, weight.dtype)
+            mask = batch["input_features_mask"].to(weight.device)
+            cache.fill(mels, mask if config.audio_padding == "variable" else None)
 
 
 class FeatureCache:

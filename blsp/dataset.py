@@ -9,7 +9,7 @@ functions that are handed in, because the encoder and adapter know. Files enter,
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +142,8 @@ class ConversationDataset(Dataset[Example]):
         self.demands = demands or Demands()
         self.skipped: Counter[str] = Counter()
         """Why conversations are not here -> how many."""
+        self.labelled = 0
+        """Recordings with an emotion of those in demand."""
         self.load_features, self.num_speech_tokens = load_features, num_speech_tokens
         self.unreadable: dict[str, str] = {}
         """id -> why, of the recordings this process could not read."""
@@ -187,6 +189,17 @@ class ConversationDataset(Dataset[Example]):
             emotions=tuple(self.demands.label(part) for part in conversation.recordings),
         )
 
+    def recordings(self) -> Iterator[tuple[AudioPart, Path, LoadFeatures]]:
+        """Yield every recording once: itself, its root and what reads it."""
+        seen = set()
+        for index in range(len(self)):
+            conversation, root = self.read_conversation(index)
+            for part in conversation.recordings:
+                key = (root, part.audio, part.start, part.duration)
+                if key not in seen:
+                    seen.add(key)
+                    yield part, root, self.load_features
+
     def select(self, indices: Sequence[int]) -> "ConversationDataset":
         """Return a data set of some of the conversations, in ascending order."""
         kept = np.unique(np.asarray(indices, dtype=np.int64))
@@ -223,6 +236,8 @@ class ConversationDataset(Dataset[Example]):
             if misfit:
                 self.skipped[misfit] += 1
                 continue
+            labels = map(self.demands.label, conversation.recordings)
+            self.labelled += sum(label != IGNORED for label in labels)
             offsets.append(line.offset)
             durations.append(sum(part.duration for part in conversation.recordings))
             tokens.append(length)

@@ -138,6 +138,7 @@ def _rejoin(
         adapter_config=model.config.adapter_config,
         audio_padding=model.config.audio_padding,
         template_variables=model.config.template_variables,
+        emotions=model.config.emotions,
         trained_max_seconds=model.config.trained_max_seconds,
     )
     kept = {

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Collection
 from types import FrameType
 from typing import Any
 
@@ -21,17 +22,23 @@ from transformers import TrainerCallback
 
 from blsp.errors import InputError
 
+_ENCODER_LAYER = "WhisperEncoderLayer"
 
-def prepare_launch(accelerator: Accelerator, *, optimizer: str, quantized: bool) -> None:
+
+def prepare_launch(
+    accelerator: Accelerator, *, optimizer: str, quantized: bool, blocks: Collection[str]
+) -> None:
     """Refuse a way to launch that does not work, and leave the encoder out of FSDP's shards.
 
     A process whose batch is text alone does not run the encoder, and shards are gathered by all
-    processes or by none: the others would wait for ever.
+    processes or by none: the others would wait for ever. An adapter may be made of the encoder's
+    layers, and runs as often as a batch has windows: its weights are gathered with the model's.
 
     Args:
         accelerator: as it was launched; its FSDP settings are changed.
         optimizer: the recipe's.
         quantized: whether the language model is held in 4 or 8 bits.
+        blocks: names of the classes of layers in the model.
 
     Raises:
         InputError: DeepSpeed, or FSDP with a setting that fails or was never tried.
@@ -60,6 +67,8 @@ def prepare_launch(accelerator: Accelerator, *, optimizer: str, quantized: bool)
                 "recipes/accelerate/multi_gpu.yaml"
             )
     plugin.ignored_modules = r"model\.audio_tower"
+    wrapped = plugin.transformer_cls_names_to_wrap or sorted(blocks)
+    plugin.transformer_cls_names_to_wrap = [name for name in wrapped if name != _ENCODER_LAYER]
 
 
 class StopOnSignal(TrainerCallback):

@@ -7,16 +7,20 @@ attention what its kernels keep. What exists for a moment only (logits of a chun
 a weight that is unpacked) is estimated. A model and the shape of a batch enter; bytes leave.
 """
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from blsp.losses import DEFAULT_CHUNK
@@ -45,6 +49,8 @@ class BatchShape:
     recordings: int
     frames: int
     """Log-mel frames of the longest recording, padding included"""
+    spoken_tokens: int
+    """Embeddings of the recording that has most of them, where the adapter decides how many"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +142,11 @@ def count_activations(
     ALL_ATTENTION_FUNCTIONS.register(_FUSED, _fused)
     ALL_MASK_ATTENTION_FUNCTIONS.register(_FUSED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     # A copy: the attention is noted in it, and the model reads its own from there.
-    text_config: Any = deepcopy(config.get_text_config(decoder=True))
+    config = deepcopy(config)
+    text_config: Any = config.get_text_config(decoder=True)
+    audio_config: Any = config.audio_config
+    if audio_config._attn_implementation != "eager":
+        audio_config._attn_implementation = _FUSED
     with torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(text_config, attn_implementation=attention)
         llm = llm.to(dtype).requires_grad_(False)
@@ -146,21 +156,25 @@ def count_activations(
         adapter = build_adapter(config).to(multiplied)
         for name, parameter in llm.named_parameters():
             parameter.data = parameter.data.to(multiplied) if is_lora(name) else parameter.data
-        width = config.audio_config.d_model  # type: ignore[union-attr]
-        rows = torch.empty(shape.recordings, shape.frames // 2, width, dtype=multiplied)
+        rows = torch.empty(
+            shape.recordings, shape.frames // 2, audio_config.d_model, dtype=multiplied
+        )
         lengths = torch.full((shape.recordings,), shape.frames // 2)
         embeds = torch.empty(shape.rows, shape.heard_tokens, text_config.hidden_size, dtype=dtype)
         # Given whole, because the library looks at the numbers of any other mask.
         mask = embeds.new_empty(shape.rows, 1, shape.heard_tokens, shape.heard_tokens)
     embeds.requires_grad_(True)
+    layers = text_config.num_hidden_layers
     if checkpointing:
+        layers += _run_again(adapter)
         llm.gradient_checkpointing_enable({"use_reentrant": False})
         llm.train()
     kept = _Kept([*llm.parameters(), *adapter.parameters()])
     with torch.autograd.graph.saved_tensors_hooks(kept.note, lambda tensor: tensor):
         # On the meta device nobody can say how many embeddings there are; it is told.
-        told = {"targets": lengths, "most": shape.heard_tokens}
-        heard, *_ = adapter(rows, lengths, **(told if config.adapter.decides_length else {}))
+        told = {"targets": lengths, "most": shape.spoken_tokens}
+        with _fuse_attention():
+            heard, *_ = adapter(rows, lengths, **(told if config.adapter.decides_length else {}))
         # On the meta device nobody can say where speech is; LoRA keeps its rows everywhere.
         with state.use("everywhere") if state is not None else nullcontext():
             decoder: Any = llm.base_model
@@ -170,12 +184,21 @@ def count_activations(
     total = kept.bytes
     del heard, out
     if checkpointing:  # one layer at a time is run again
-        layers = text_config.num_hidden_layers
         whole = count_activations(
             config, shape, dtype=dtype, attention=attention, checkpointing=False, bf16=bf16
         )
         total += (whole - total) // layers
     return total
+
+
+def _run_again(adapter: nn.Module) -> int:
+    """Checkpoint what of an adapter the library would, and return how many layers that is."""
+    layers: list[Any] = [m for m in adapter.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    adapter.train()
+    return len(layers)
 
 
 class _Kept:
@@ -200,14 +223,39 @@ class _FusedAttention(torch.autograd.Function):
     """Keeps what fused kernels keep: the inputs, the output and a number a row and head."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         out = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:3]).float())
+        sums = query.new_empty(query.shape[:3]).float()
+        ctx.save_for_backward(query, key, value, out, sums, *([] if mask is None else [mask]))
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         raise NotImplementedError
+
+
+@contextmanager
+def _fuse_attention() -> Iterator[None]:
+    """Give adapters fused attention, which the meta device lacks: it would keep every matrix."""
+    real = functional.scaled_dot_product_attention
+
+    def fused(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> Tensor:
+        return _FusedAttention.apply(query, key, value, attn_mask)  # type: ignore[return-value]
+
+    functional.scaled_dot_product_attention = fused
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = real
 
 
 def _fused(
@@ -231,10 +279,12 @@ def shape_of(batch: dict[str, Any]) -> BatchShape:
     """The shape of a collated batch."""
     rows, heard = batch["input_ids"].shape
     features = batch.get("input_features")
+    spoken = batch.get("speech_lengths")
     return BatchShape(
         rows=rows,
         heard_tokens=heard,
         read_tokens=batch["teacher_input_ids"].shape[1],
         recordings=0 if features is None else features.shape[0],
         frames=0 if features is None else features.shape[-1],
+        spoken_tokens=0 if spoken is None else int(spoken.max()),
     )

@@ -27,7 +27,7 @@ from blsp.model.sharding import gather
 BY_TOKEN = ("input_kl", "cif_quantity", "hidden_cosine")
 """Objectives that need one speech embedding for each token of the transcript."""
 
-_OF_SPEECH = frozenset({"ctc", "cif_quantity", "emotion_ce", "optimal_transport", "embedding_l2"})
+OF_SPEECH = frozenset({"ctc", "cif_quantity", "emotion_ce", "optimal_transport", "embedding_l2"})
 """Objectives that look at the speech embeddings alone: no language model runs for them."""
 _OF_LAYERS = frozenset({"hidden_cosine", "contrastive"})
 
@@ -92,10 +92,11 @@ class LossConfig:
                 f"expected temperatures above 0, found {self.temperature:g} and "
                 f"{self.contrastive_temperature:g}; 1 changes nothing"
             )
-        if not all(0 <= layer <= 1 for layer in self.hidden_cosine_layers):
+        layers = self.hidden_cosine_layers
+        if not layers or not all(0 <= layer <= 1 for layer in layers):
             raise InputError(
-                "hidden_cosine_layers: expected shares of the depth from 0 to 1, found "
-                f"{list(self.hidden_cosine_layers)}; 0.5 is the middle layer"
+                "hidden_cosine_layers: expected one or more shares of the depth from 0 to 1, found "
+                f"{list(layers)}; 0.5 is the middle layer"
             )
 
     def _check_pretraining(self) -> None:
@@ -206,11 +207,10 @@ def compute_loss(
     for name, weight in config.others.items():
         found = find_named(name, key=f"loss.{name}")(views.step())
         loss = loss + weight * found / items.tokens
-    return loss if views.responds else loss + 0.0 * _sum_trained(teacher.model)
+    return loss + 0.0 * views.unasked
 
 
 def _sum_trained(model: nn.Module) -> Tensor | float:
-    """What is trained must have a gradient also where it was not used: other processes wait."""
     trained = [gather(p.sum()) for p in model.parameters() if p.requires_grad]
     return torch.stack(trained).sum() if trained else 0.0
 
@@ -228,7 +228,7 @@ class _Views:
     @property
     def responds(self) -> bool:
         """Whether the language model must run on what is heard."""
-        return bool(self.config.others or set(self.config.weights()) - _OF_SPEECH)
+        return bool(self.config.others or set(self.config.weights()) - OF_SPEECH)
 
     @property
     def _layers(self) -> dict[str, bool]:
@@ -264,6 +264,29 @@ class _Views:
     def speech(self) -> Tensor:
         """(S, D) speech embeddings of all recordings."""
         return self.heard.speech_embeds  # type: ignore[return-value]
+
+    @property
+    def words(self) -> tuple[Tensor, Tensor]:
+        """(S, D) speech embeddings and (N,) how many of each recording, without its summary."""
+        lengths: Any = self.heard.speech_lengths
+        summary = self.teacher.config.adapter.summary
+        if not summary:
+            return self.speech, lengths
+        place = torch.arange(len(self.speech), device=lengths.device)
+        place = place - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        return self.speech[place >= summary], lengths - summary
+
+    @property
+    def unasked(self) -> Tensor | float:
+        """What is trained and no objective may have asked for. It must have a gradient, if of zero,
+        because other processes wait for it."""
+        if not self.responds:
+            return _sum_trained(self.teacher.model)
+        total, quantity = 0.0, self.heard.speech_quantity
+        if quantity is not None:
+            total = total + quantity.sum()
+        classifier = self.teacher.model.emotion_head
+        return total if classifier is None else total + _sum_trained(classifier)
 
     @property
     def has_audio(self) -> bool:
@@ -349,12 +372,15 @@ def _cif_quantity(views: _Views) -> Tensor:
 
 
 def _emotion_ce(views: _Views) -> Tensor:
-    classifier: Any = views.teacher.model.emotion_head
+    speech, classifier = views.speech, views.teacher.model.emotion_head
+    # After the forward pass, which makes sharded weights whole: a shard gathered before it would
+    # get the gradient of this process alone.
+    assert classifier is not None
     weight, bias = gather(classifier.weight), gather(classifier.bias)
     if not views.has_audio:
         return views.nothing + 0.0 * (weight.sum() + bias.sum())
     return losses.emotion_ce(
-        views.speech,
+        speech,
         views.heard.speech_lengths,  # type: ignore[arg-type]
         views.batch["emotion_labels"],
         weight,
@@ -371,9 +397,9 @@ def _hidden_cosine(views: _Views) -> Tensor:
 
 
 def _contrastive(views: _Views) -> Tensor:
-    if not views.has_audio:
-        return views.nothing
     student, teacher = _layer_spans(views, range(len(views.heard.hidden_states)))  # type: ignore[arg-type]
+    if not views.has_audio:  # zero, through all that other processes run
+        return torch.stack([layer.float().sum() for layer in student]).sum()
     return losses.contrastive(
         student,
         views.heard.speech_lengths,  # type: ignore[arg-type]
@@ -408,8 +434,7 @@ def _ctc(views: _Views) -> Tensor:
     if not views.has_audio:
         return views.nothing
     return losses.ctc(
-        views.speech,
-        views.heard.speech_lengths,  # type: ignore[arg-type]
+        *views.words,
         views.batch["transcript_ids"],
         views.batch["transcript_lengths"],
         table,
@@ -435,8 +460,7 @@ def _to_tokens(views: _Views, compute: Callable[..., Tensor], items: Any) -> Ten
     if not views.has_audio:
         return views.nothing
     return compute(
-        views.speech,
-        views.heard.speech_lengths,
+        *views.words,
         table[views.batch["transcript_ids"]],
         views.batch["transcript_lengths"],
         num_items=items,

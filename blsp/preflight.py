@@ -27,12 +27,15 @@ _TIMED_STEPS = 5
 
 
 def describe_modules(model: BlspForConditionalGeneration) -> list[str]:
-    """Trained and frozen weights of the encoder, the adapter and the language model."""
+    """Trained and frozen weights of the encoder, the adapter, the language model and, where there
+    is one, the classifier of emotions."""
     parts: dict[str, nn.Module] = {
         "encoder": model.model.audio_tower,
         "adapter": model.model.adapter,
         "language model": model.model.language_model,
     }
+    if model.model.emotion_head is not None:
+        parts["emotion head"] = model.model.emotion_head
     lines = [f"{'':<16}{'trained':>16}{'frozen':>16}"]
     for name, part in parts.items():
         sizes = {True: 0, False: 0}

@@ -16,7 +16,7 @@ from blsp.config import dump_config, parse_config
 from blsp.dataset import DataConfig
 from blsp.errors import InputError, suggest
 from blsp.model.configuration import AdapterConfig, AudioPadding, LoraConfig
-from blsp.objectives import BY_TOKEN, LossConfig
+from blsp.objectives import BY_TOKEN, OF_SPEECH, LossConfig
 from blsp.rendering import Trained
 from blsp.trainer import TrainingConfig
 
@@ -93,6 +93,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work together, naming both keys."""
+        self._check_adapter()
+        self._check_trained()
+        if self.loss.contrastive and self.training.batch_examples == 1:
+            raise InputError(
+                "loss.contrastive: expected training.batch_examples of 2 or more, found 1; it "
+                "picks a recording among those of its batch"
+            )
+
+    def _check_adapter(self) -> None:
         loss, adapter = self.loss, self.model.adapter
         if not adapter.decides_length:
             wrong = [f"loss.{name}" for name in BY_TOKEN if getattr(loss, name)]
@@ -109,10 +118,30 @@ class Recipe:
                 )
         if wrong:
             raise InputError(f"{wrong[0]}: expected {wanted}, because {reason}; change either")
-        if loss.emotion_ce and len(self.model.emotions) < 2:
+
+    def _check_trained(self) -> None:
+        """Nothing may be trained that no objective reaches."""
+        loss, emotions, scope = self.loss, self.model.emotions, self.model.lora.scope
+        if loss.emotion_ce and len(set(emotions)) < 2:
             raise InputError(
                 "loss.emotion_ce: expected two or more labels in model.emotions to tell apart, "
-                f"found {len(self.model.emotions)}; name them, or set the weight to 0"
+                f"found {len(set(emotions))}; name them, or set the weight to 0"
+            )
+        if len(set(emotions)) < len(emotions):
+            raise InputError(
+                f"model.emotions: expected different labels, found {', '.join(emotions)}; name "
+                "each once"
+            )
+        if emotions and not loss.emotion_ce:
+            raise InputError(
+                "model.emotions: expected loss.emotion_ce above 0 to teach their classifier, found "
+                "0; give it a weight, or remove the emotions"
+            )
+        if scope != "none" and not loss.others and OF_SPEECH.issuperset(loss.weights()):
+            raise InputError(
+                f"model.lora.scope: expected none, because no objective of loss "
+                f"({', '.join(loss.weights())}) runs the language model, found {scope}; add "
+                "loss.response_kl, or train the adapter alone"
             )
 
 

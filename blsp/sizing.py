@@ -24,6 +24,9 @@ from blsp.recipe import Recipe
 
 SECONDS = 10.0
 """Of a recording, where no data says how long they are."""
+TOKENS_PER_SECOND = 5.0
+"""Of a transcript, where an adapter makes an embedding of each; fast speech of a language that the
+tokenizer knows."""
 _WINDOW = 3000
 """Frames that Whisper pads to."""
 _NF4 = 4
@@ -42,14 +45,19 @@ LLMS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
         {"tie_word_embeddings": True},
     ),
     "Qwen/Qwen2.5-7B-Instruct": ("qwen2", (152064, 3584, 18944, 28, 28, 4), {}),
+    "Qwen/Qwen1.5-7B-Chat": ("qwen2", (151936, 4096, 11008, 32, 32, 32), {}),
     "Qwen/Qwen3-8B": ("qwen3", (151936, 4096, 12288, 36, 32, 8), {"head_dim": 128}),
     "meta-llama/Llama-2-7b-hf": ("llama", (32000, 4096, 11008, 32, 32, 32), {}),
+    "meta-llama/Meta-Llama-3-8B-Instruct": ("llama", (128256, 4096, 14336, 32, 32, 8), {}),
+    "meta-llama/Llama-3.1-8B-Instruct": ("llama", (128256, 4096, 14336, 32, 32, 8), {}),
 }
 """Architecture and numbers of the models in recipes, from their own config.json."""
 ENCODERS = {
     "openai/whisper-small": (768, 12, 12, 80),
+    "openai/whisper-medium": (1024, 24, 16, 80),
     "openai/whisper-large-v2": (1280, 32, 20, 80),
     "openai/whisper-large-v3": (1280, 32, 20, 128),
+    "openai/whisper-large-v3-turbo": (1280, 32, 20, 128),
 }
 """Width, layers, heads and mel bins."""
 
@@ -142,6 +150,7 @@ def largest_batch(recipe: Recipe) -> BatchShape:
         heard_tokens=tokens,
         read_tokens=tokens,
         recordings=rows,
+        spoken_tokens=min(tokens, int(SECONDS * TOKENS_PER_SECOND)),
         frames=_WINDOW if recipe.model.audio_padding == "max" else int(SECONDS * FRAMES_PER_SECOND),
     )
 

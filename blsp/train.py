@@ -137,14 +137,43 @@ def build_parts(recipe: Recipe) -> Parts:
     model, processor = build_model(recipe)
     train = build_dataset(recipe, model, processor, recipe.data.train)
     dev = build_dataset(recipe, model, processor, recipe.data.dev) if recipe.data.dev else None
-    if not len(train):
-        skipped = "".join(f"; {count} skipped: {why}" for why, count in train.skipped.items())
-        raise InputError(
-            f"data.train: expected conversations, found none in {len(recipe.data.train)} files"
-            f"{skipped}; write some with `blsp continuations`"
-        )
+    check_data(recipe, train, dev)
     model.config.trained_max_seconds = float(train.durations.max())
     return Parts(model=model, processor=processor, train=train, dev=dev)
+
+
+def check_data(recipe: Recipe, train: ConversationDataset, dev: ConversationDataset | None) -> None:
+    """Refuse data of which nothing, or nothing that an objective asks for, is left.
+
+    Raises:
+        InputError: there are no conversations, or no emotions for `loss.emotion_ce`.
+    """
+    for name, dataset in (("train", train), ("dev", dev)):
+        if dataset is not None and not len(dataset):
+            skipped = "".join(f"; {count} skipped: {why}" for why, count in dataset.skipped.items())
+            raise InputError(
+                f"data.{name}: expected conversations, found none in "
+                f"{len(dataset.config.conversations)} files{skipped}; write some with "
+                "`blsp continuations`"
+            )
+    if recipe.loss.emotion_ce and not train.labelled:
+        raise InputError(
+            "loss.emotion_ce: expected recordings with an emotion of model.emotions "
+            f"({', '.join(recipe.model.emotions)}) in data.train, found none among "
+            f"{len(train):,} conversations; state `emotion` in the manifest they are written "
+            "from, or set the weight to 0"
+        )
+
+
+def describe_skipped(parts: Parts) -> list[str]:
+    """A line for each reason why conversations are left out."""
+    both = {"data.train": parts.train, "data.dev": parts.dev}
+    return [
+        f"skipped {count:,} conversations of {name}: {reason}"
+        for name, dataset in both.items()
+        if dataset is not None
+        for reason, count in dataset.skipped.items()
+    ]
 
 
 def import_extensions(recipe: Recipe) -> None:
@@ -183,8 +212,9 @@ def build_model(recipe: Recipe) -> tuple[BlspForConditionalGeneration, BlspProce
         emotions=wanted.emotions,
     )
     if quantization:
-        model.model.audio_tower.to(device)  # type: ignore[arg-type]
-        model.model.adapter.to(device)
+        trained = model.model.adapter, model.model.emotion_head
+        for part in (model.model.audio_tower, *filter(None, trained)):
+            torch.nn.Module.to(part, device)
     check_precision(model, recipe)
     if wanted.init_from is not None:
         warm_start(model, wanted.init_from)
@@ -272,8 +302,8 @@ def train(recipe: Recipe, header: Header, *, resume: bool, report: Report) -> Pa
     parts = build_parts(recipe)
     if parts.dev is None:
         report("no data.dev: nothing will say how well the model hears, beside the loss")
-    for reason, count in parts.train.skipped.items():
-        report(f"skipped {count:,} conversations: {reason}")
+    for line in describe_skipped(parts):
+        report(line)
     report(f"serves with: {header.serves_with}")
     trainer = build_trainer(recipe, header, parts, report)
     report(
@@ -387,7 +417,7 @@ def dry_run(recipe: Recipe, header: Header, report: Report) -> int:
     parts = build_parts(recipe)
     torch.nn.Module.to(parts.model, choose_device()[0])
     lines = run_preflight(parts.model, parts.processor, parts.train, recipe.loss, recipe.training)
-    for line in [*lines, f"serves with: {header.serves_with}"]:
+    for line in [*describe_skipped(parts), *lines, f"serves with: {header.serves_with}"]:
         report(line)
     return 0
 
@@ -433,6 +463,8 @@ def overfit(recipe: Recipe, header: Header, count: int, report: Report) -> int:
     )
     recipe = replace(recipe, training=training)
     parts = build_parts(recipe)
+    for line in describe_skipped(parts):
+        report(line)
     few = parts.train.select(spread(len(parts.train), count))
     stop = _StopWhenRecovered()
     parts = replace(parts, train=few, dev=few)

@@ -29,7 +29,7 @@ from blsp.alignment import (
     collate_pairs,
     measure,
 )
-from blsp.caching import install_cache
+from blsp.caching import EncoderCache, fill_cache, install_cache
 from blsp.checkpoint import is_complete, mark_complete
 from blsp.collator import Collator
 from blsp.dataset import ConversationDataset
@@ -230,6 +230,7 @@ class AlignmentTrainer(Trainer):
         """Ids of the step so far."""
         self.eval_line = ""
         self.answers: list[str] = []
+        self.encoder_cache: EncoderCache | None = None
         self.signal, self.late = StopOnSignal(), LateProcess(config.late_process_seconds)
         known = set(vars(model.config))
         arguments = build_arguments(config, evaluates=dev is not None)
@@ -243,13 +244,18 @@ class AlignmentTrainer(Trainer):
             callbacks=[_StepChecks(self), self.signal, self.late, *(callbacks or [])],
         )
         quantized = any(hasattr(model, f"is_loaded_in_{bits}bit") for bits in (4, 8))
-        prepare_launch(self.accelerator, optimizer=config.optimizer, quantized=quantized)
+        prepare_launch(
+            self.accelerator,
+            optimizer=config.optimizer,
+            quantized=quantized,
+            blocks=model._no_split_modules,  # type: ignore[arg-type]
+        )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if "use_cache" not in known:  # the library leaves it there, and a checkpoint would keep it
             vars(model.config).pop("use_cache", None)
         if config.encoder_cache_gb:
-            install_cache(model, config.encoder_cache_gb)
+            self.encoder_cache = install_cache(model, config.encoder_cache_gb)
         self.model_accepts_loss_kwargs = True  # the loss is divided by the tokens of the step
         self._loss_shifts_labels = True
 
@@ -290,6 +296,12 @@ class AlignmentTrainer(Trainer):
         )
 
     # --- a step -----------------------------------------------------------------------------------
+
+    def fill_cache(self) -> None:
+        """Encode what is going to be heard, where one process hears all of it and it is kept."""
+        if self.encoder_cache is not None and self.args.world_size == 1:
+            heard: list[Any] = [one for one in (self.train_dataset, self.dev) if one is not None]
+            fill_cache(self.encoder_cache, self.bare_model, heard)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The recipe's optimizer over what is trained."""
@@ -467,6 +479,9 @@ class _StepChecks(TrainerCallback):
     def __init__(self, trainer: AlignmentTrainer) -> None:
         self.trainer = trainer
         self.done = False
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.fill_cache()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.trainer.window = []

@@ -19,11 +19,11 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
-from training import ADAPTER, build_dataset
+from training import CFORMER, EMOTIONS, build_dataset, build_model, demands_of
 
 import blsp.progress
+from blsp.model import LoraConfig
 from blsp.objectives import LossConfig
-from blsp.model import LoraConfig, compose
 from blsp.progress import FixedUtterances
 from blsp.train import main as train
 from blsp.trainer import AlignmentTrainer, TrainingConfig
@@ -55,6 +55,8 @@ class Case:
     loss: LossConfig = field(default_factory=LossConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     checkpointing: bool = False
+    parts: dict[str, Any] = field(default_factory=dict)
+    """Of the model, beside those of every case."""
 
 
 CASES = {
@@ -67,6 +69,19 @@ CASES = {
         loss=LossConfig(ctc=1.0, pretraining_steps=2),
         lora=LoraConfig(scope="speech", rank=4),
     ),
+    # The classifier alone learns first, and its gradient is that of all processes.
+    "by token": Case(
+        data="half",
+        loss=LossConfig(
+            input_kl=0.5,
+            cif_quantity=1.0,
+            hidden_cosine=0.1,
+            emotion_ce=0.5,
+            pretraining=("emotion_ce",),
+            pretraining_steps=1,
+        ),
+        parts={"adapter": CFORMER, "emotions": EMOTIONS},
+    ),
 }
 
 
@@ -74,10 +89,7 @@ def run_case(
     folder: Path, output: Path, case: Case, *, world: int, each: int, resume: Path | None = None
 ) -> AlignmentTrainer:
     """Train with SGD, which hides no scale of a gradient, on batches of ``each`` examples."""
-    torch.manual_seed(3)
-    model, processor = compose(
-        llm=folder / "llm", encoder=folder / "whisper", adapter=ADAPTER, lora=case.lora
-    )
+    model, processor = build_model(folder, lora=case.lora, **case.parts)
     config = TrainingConfig(
         output=output,
         learning_rate=0.1,
@@ -91,7 +103,7 @@ def run_case(
         dtype="fp32",
         gradient_checkpointing=case.checkpointing,
     )
-    data = build_dataset(folder / case.data / "conversations.jsonl", processor)
+    data = build_dataset(folder / case.data / "conversations.jsonl", processor, demands_of(model))
     trainer = AlignmentTrainer(
         model,
         processor,

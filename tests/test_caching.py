@@ -58,6 +58,18 @@ def test_a_recording_is_encoded_once(model: BlspForConditionalGeneration) -> Non
     assert calls == [1, 1, 1]
 
 
+def test_what_is_encoded_together_is_what_is_encoded_alone(
+    model: BlspForConditionalGeneration,
+) -> None:
+    expected = embed(model, [0, 1, 2])
+    calls = count_calls(model)
+    cache = install_cache(model, 1.0)
+    for _ in range(2):
+        cache.fill(FEATURES, MASK)
+    assert torch.allclose(embed(model, [0, 1, 2]), expected, atol=1e-5)
+    assert calls == [3]
+
+
 def test_no_more_is_kept_than_allowed(model: BlspForConditionalGeneration) -> None:
     """60 rows of 32 numbers of 4 bytes fit, 28 more do not."""
     calls = count_calls(model)

@@ -11,7 +11,7 @@ import torch
 from templates import build_tokenizer
 
 from blsp.config import parse_config
-from blsp.dataset import ConversationDataset, DataConfig, expand_placeholders
+from blsp.dataset import ConversationDataset, DataConfig, Demands, expand_placeholders
 from blsp.errors import InputError
 from blsp.manifest import AudioPart, Conversation, Message, Meta, TextPart, write_rows
 from blsp.model.processing import Features
@@ -23,8 +23,15 @@ LLM = "tiny@1"
 META = Meta(command="test", llm=LLM, template=RENDERER.template_fingerprint())
 
 
-def speak(name: str, *, seconds: float = 1.0, answer: str = "the light") -> Conversation:
-    part = AudioPart(audio=f"{name}.wav", duration=seconds, transcript="turn on the light")
+def speak(
+    name: str,
+    *,
+    seconds: float = 1.0,
+    answer: str = "the light",
+    words: str = "turn on the light",
+    emotion: str | None = None,
+) -> Conversation:
+    part = AudioPart(audio=f"{name}.wav", duration=seconds, transcript=words, emotion=emotion)
     question = Message(role="user", content=(TextPart(text="Repeat:\n"), part))
     response = Message(role="assistant", content=(TextPart(text=answer),))
     return Conversation(id=name, messages=(question, response))
@@ -48,9 +55,13 @@ def num_speech_tokens(frames: int) -> int:
     return -(-frames // 16)
 
 
-def build(*files: Path, llm: str | None = LLM, **options: Any) -> ConversationDataset:
+def build(
+    *files: Path, llm: str | None = LLM, demands: Demands | None = None, **options: Any
+) -> ConversationDataset:
     config = DataConfig(conversations=files, **options)
-    return ConversationDataset(config, RENDERER, load_features, num_speech_tokens, llm=llm)
+    return ConversationDataset(
+        config, RENDERER, load_features, num_speech_tokens, llm=llm, demands=demands
+    )
 
 
 def write(path: Path, *conversations: Conversation, meta: Meta = META) -> Path:
@@ -221,3 +232,43 @@ def test_some_of_the_conversations_are_a_data_set_too(tmp_path: Path) -> None:
     assert [chosen[i].id for i in range(len(chosen))] == ["b", "c", "e"]
     assert chosen.durations.tolist() == [1.0, 1.0, 2.0]
     assert len(chosen.tokens) == 3
+
+
+# --- what model and objectives demand -------------------------------------------------------------
+
+BY_TOKEN = Demands(decides_length=True)
+
+
+def test_with_one_embedding_a_token_there_are_as_many_placeholders_as_words(tmp_path: Path) -> None:
+    [example] = build(write(tmp_path / "c.jsonl", speak("a", seconds=8)), demands=BY_TOKEN)
+    [(start, end)] = example.transcripts
+    assert example.speech_lengths == (end - start,)
+    assert (example.input_ids == AUDIO).sum() == end - start
+    assert len(example.input_ids) == len(example.teacher_input_ids)
+
+
+def test_otherwise_there_are_as_many_as_the_recording_takes(tmp_path: Path) -> None:
+    """0.8 s are 80 frames are 5 embeddings."""
+    [example] = build(write(tmp_path / "c.jsonl", speak("a", seconds=0.8)))
+    assert example.speech_lengths == (5,)
+
+
+def test_a_recording_that_cannot_become_its_tokens_is_skipped_and_counted(tmp_path: Path) -> None:
+    """0.04 s are 2 encoder rows."""
+    rows = [speak("a"), speak("none", words=""), speak("many", seconds=0.04), speak("b"), ask("c")]
+    path = write(tmp_path / "c.jsonl", *rows)
+    dataset = build(path, demands=BY_TOKEN)
+    assert [one.id for one in dataset] == ["a", "b", "c"]
+    assert dataset.skipped == {"empty transcript": 1, "more tokens than encoder rows": 1}
+    assert len(build(path)) == 5 and not build(path).skipped
+
+
+def test_an_emotion_nobody_asked_for_is_skipped_and_one_nobody_knows_is_not(tmp_path: Path) -> None:
+    emotions = ["sad", None, "bored", "happy"]
+    rows = [speak(f"{i}", emotion=emotion) for i, emotion in enumerate(emotions)]
+    path = write(tmp_path / "c.jsonl", *rows)
+    dataset = build(path, demands=Demands(emotions=("happy", "sad")))
+    assert [one.emotions for one in dataset] == [(1,), (IGNORED,), (0,)]
+    assert dataset.skipped == {"unknown emotion 'bored'": 1}
+    assert dataset.labelled == 2
+    assert build(path)[0].emotions == (IGNORED,) and build(path).labelled == 0

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,12 +25,12 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def save(bases: Path, folder: Path, scope: str, bits: int = 16) -> Path:
+def save(bases: Path, folder: Path, scope: str, bits: int = 16, **more: Any) -> Path:
     torch.manual_seed(3)
     options = LlmOptions(quantization_config=quantization_options(bits, torch.bfloat16))
     lora = LoraConfig(scope=scope, rank=4)  # type: ignore[arg-type]
     model, processor = compose(
-        llm=bases / "llm", encoder=bases / "whisper", lora=lora, options=options
+        llm=bases / "llm", encoder=bases / "whisper", lora=lora, options=options, **more
     )
     for name, parameter in model.named_parameters():
         if ".lora_B." in name:
@@ -77,6 +78,14 @@ def test_merged_lora_is_an_ordinary_language_model_and_an_adapter(
     found = answer_alone(model, processor, RECORDINGS)
     for one, other in zip(found.logits, expected.logits, strict=True):
         assert (one - other).abs().max() < 0.1 * other.std()
+
+
+def test_a_classifier_of_emotions_is_merged_beside(bases: Path, tmp_path: Path) -> None:
+    checkpoint = save(bases, tmp_path / "checkpoint", "all", emotions=("happy", "sad"))
+    out = tmp_path / "merged"
+    assert main(["export", str(checkpoint), "--merge", "--out", str(out)]) == 0
+    before, after = (load_checkpoint(folder)[0].model for folder in (checkpoint, out))
+    assert torch.equal(before.emotion_head.weight, after.emotion_head.weight)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,10 @@ def shipped(monkeypatch: pytest.MonkeyPatch) -> FullyShardedDataParallelPlugin:
     return FullyShardedDataParallelPlugin()
 
 
+BLOCKS = {"WhisperEncoderLayer", "Qwen3DecoderLayer"}
+LAUNCH: dict[str, Any] = {"optimizer": "adamw", "quantized": False, "blocks": BLOCKS}
+
+
 def launched(kind: DistributedType, plugin: Any = None) -> Accelerator:
     state = SimpleNamespace(fsdp_plugin=plugin)
     return SimpleNamespace(distributed_type=kind, state=state)  # type: ignore[return-value]
@@ -81,9 +85,16 @@ def launched(kind: DistributedType, plugin: Any = None) -> Accelerator:
 def test_the_shipped_settings_are_taken_and_leave_the_encoder_whole(
     shipped: FullyShardedDataParallelPlugin,
 ) -> None:
-    prepare_launch(launched(DistributedType.FSDP, shipped), optimizer="adamw", quantized=False)
+    prepare_launch(launched(DistributedType.FSDP, shipped), **LAUNCH)
     assert shipped.ignored_modules == r"model\.audio_tower"
+    assert shipped.transformer_cls_names_to_wrap == ["Qwen3DecoderLayer"]
     assert shipped.reshard_after_forward is True
+
+
+def test_blocks_that_a_user_names_are_those(shipped: FullyShardedDataParallelPlugin) -> None:
+    shipped.transformer_cls_names_to_wrap = ["Qwen3MLP"]
+    prepare_launch(launched(DistributedType.FSDP, shipped), **LAUNCH)
+    assert shipped.transformer_cls_names_to_wrap == ["Qwen3MLP"]
 
 
 @pytest.mark.parametrize(
@@ -100,14 +111,14 @@ def test_other_settings_are_refused(
 ) -> None:
     setattr(shipped, name, value)
     with pytest.raises(InputError, match=f"{name}: expected .* under FSDP, {found}; change it"):
-        prepare_launch(launched(DistributedType.FSDP, shipped), optimizer="adamw", quantized=False)
+        prepare_launch(launched(DistributedType.FSDP, shipped), **LAUNCH)
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"optimizer": "muon", "quantized": False}, "training.optimizer: .*, found muon"),
-        ({"optimizer": "adamw", "quantized": True}, "model.llm_bits: .*, found 4 or 8"),
+        (LAUNCH | {"optimizer": "muon"}, "training.optimizer: .*, found muon"),
+        (LAUNCH | {"quantized": True}, "model.llm_bits: .*, found 4 or 8"),
     ],
 )
 def test_recipes_that_were_never_tried_in_shards_are_refused(
@@ -120,7 +131,7 @@ def test_recipes_that_were_never_tried_in_shards_are_refused(
 
 def test_deepspeed_is_refused() -> None:
     with pytest.raises(InputError, match="found DeepSpeed, which hides the gradients"):
-        prepare_launch(launched(DistributedType.DEEPSPEED), optimizer="adamw", quantized=False)
+        prepare_launch(launched(DistributedType.DEEPSPEED), **LAUNCH)
 
 
 def test_fsdp_finds_the_blocks_to_shard(
@@ -128,8 +139,10 @@ def test_fsdp_finds_the_blocks_to_shard(
 ) -> None:
     save_models(tmp_path)
     model, _ = build_model(tmp_path)
+    assert set(model._no_split_modules or ()) == BLOCKS
+    prepare_launch(launched(DistributedType.FSDP, shipped), **LAUNCH)
     shipped.set_auto_wrap_policy(model)
     policy: Any = shipped.auto_wrap_policy
     assert isinstance(policy, functools.partial)
     found = {block.__name__ for block in policy.keywords["transformer_layer_cls"]}
-    assert found == {"WhisperEncoderLayer", "Qwen3DecoderLayer"}
+    assert found == {"Qwen3DecoderLayer"}

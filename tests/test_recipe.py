@@ -35,6 +35,8 @@ training:
   learning_rate: 1e-4
   epochs: 1
 """
+PLAIN = BODY.replace("  adapter:\n    kind: stack\n    stack_factor: 4\n", "")
+"""With the adapter of the defaults."""
 
 
 def write(tmp_path: Path, text: str = HEADER + BODY) -> Path:
@@ -83,6 +85,70 @@ def test_what_cannot_work_is_refused_with_its_place(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     assert message in refusal(tmp_path, (HEADER + BODY).replace(old, new))
+
+
+CFORMER = "model.adapter.kind=cformer"
+EMOTIONS = "model.emotions=[happy, sad]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "first", "second"),
+    [
+        (["loss.input_kl=1"], "loss.input_kl", "model.adapter.kind: cformer"),
+        (["loss.hidden_cosine=1"], "loss.hidden_cosine", "model.adapter.kind: cformer"),
+        (["loss.cif_quantity=1"], "loss.cif_quantity", "model.adapter.kind: cformer"),
+        (
+            ["model.adapter.kind=qformer", "loss.input_kl=1"],
+            "loss.input_kl",
+            "qformer with length: tokens",
+        ),
+        ([CFORMER], "loss.cif_quantity", "model.adapter.kind: cformer"),
+        (
+            ["model.adapter.kind=qformer", "model.adapter.length=tokens"],
+            "loss.cif_quantity",
+            "model.adapter.kind: qformer",
+        ),
+        ([CFORMER, "loss.cif_quantity=1", "loss.ctc=1"], "loss.ctc", "model.adapter (cformer)"),
+        (["loss.emotion_ce=1"], "loss.emotion_ce", "model.emotions"),
+        (["loss.emotion_ce=1", "model.emotions=[sad]"], "loss.emotion_ce", "model.emotions"),
+        ([EMOTIONS], "model.emotions", "loss.emotion_ce"),
+        (
+            ["loss.contrastive=1", "training.batch_examples=1"],
+            "loss.contrastive",
+            "training.batch_examples",
+        ),
+        (
+            ["model.lora.scope=all", "loss.ctc=1", "loss.response_kl=0", "loss.response_ce=0"],
+            "model.lora.scope",
+            "objective of loss (ctc)",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_by_both_names(
+    tmp_path: Path, overrides: list[str], first: str, second: str
+) -> None:
+    told = refusal(tmp_path, HEADER + PLAIN, *overrides)
+    assert f"{first}: expected" in told and second in told
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [CFORMER, "loss.cif_quantity=1", "loss.input_kl=1", "loss.hidden_cosine=0.1"],
+        [CFORMER, "model.init_from=old"],  # it knows how many embeddings there are
+        ["model.adapter.kind=qformer"],
+        [EMOTIONS, "loss.emotion_ce=0.1"],
+        ["loss.hidden_cosine_layers=[0.5]"],
+        ["model.lora.scope=speech", "loss.ctc=1", "loss.pretraining_steps=10"],
+    ],
+)
+def test_what_fits_together_is_a_recipe(tmp_path: Path, overrides: list[str]) -> None:
+    load_recipe(write(tmp_path, HEADER + PLAIN), overrides)
+
+
+def test_every_emotion_is_named_once(tmp_path: Path) -> None:
+    overrides = "loss.emotion_ce=1", "model.emotions=[sad, happy, sad]"
+    assert "found sad, happy, sad; name each once" in refusal(tmp_path, HEADER + PLAIN, *overrides)
 
 
 @pytest.mark.parametrize(

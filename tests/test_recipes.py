@@ -1,11 +1,15 @@
 """Every shipped recipe loads, claims nothing unfounded, and stands in the table."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from training import save_models, write_conversations
 
+from blsp.behaviours import load_behaviours
+from blsp.cli import COMMANDS, main
 from blsp.model import LoraConfig
 from blsp.model.lora import is_lora
 from blsp.recipe import Header, Recipe, RecipeModel, describe_serving, load_recipe
@@ -74,11 +78,74 @@ def test_lora_at_speech_alone_is_never_said_to_serve_elsewhere() -> None:
     assert "vLLM" not in describe_serving(model) and "only" in describe_serving(model)
 
 
+# --- what a comment says to do --------------------------------------------------------------------
+
+
+# Recipe -> examples a step that its source states, as the batches, processes and their product say.
+EFFECTIVE = {
+    "blsp-llama2-7b": 768,
+    "blsp-kd": 768,
+    "blsp-emo-semantic": 768,
+    "blsp-emo-emotion": 128,
+    "ultravox": 192,
+    "slm": 2400,
+    "contrastive-pretrain": 20,
+    "contrastive-finetune": 20,
+    "diva": 512,
+    "asr-only": 8,
+    "inserter": 1024,
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+def test_a_published_batch_is_that_of_the_recipe(recipe: Path) -> None:
+    loaded, _ = load(recipe)
+    if name(recipe) in EFFECTIVE:
+        training = loaded.training
+        examples = training.batch_examples * training.accumulation * (training.processes or 1)
+        assert examples == EFFECTIVE[name(recipe)]
+        # Most recordings of LibriSpeech take less than 15 s, so that batches are full.
+        assert training.batch_seconds >= 15 * training.batch_examples
+
+
+def comment(recipe: Path) -> str:
+    """The comments below the header, as they are to be copied."""
+    body = recipe.read_text(encoding="utf-8").partition("\n\n")[2]
+    return "\n".join(line[4:] for line in body.splitlines() if line.startswith("#   "))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+def test_behaviours_in_a_comment_can_be_copied(recipe: Path, tmp_path: Path) -> None:
+    found = re.search(r"^behaviours:\n(?: +.*\n?)+", comment(recipe), re.M)
+    if found:
+        (tmp_path / "behaviours.yaml").write_text(found[0], encoding="utf-8")
+        assert load_behaviours(tmp_path / "behaviours.yaml").behaviours
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+def test_every_command_in_a_comment_has_options_that_exist(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = comment(recipe).replace("\\\n", " ").splitlines()
+    for command, *words in (
+        shlex.split(line)[1:] for line in lines if line.split()[:1] == ["blsp"]
+    ):
+        assert command in COMMANDS
+        parts = words[: 1 if command in ("data", "prep") else 0]
+        with pytest.raises(SystemExit):
+            main([command, *parts, "--help"])
+        told = capsys.readouterr().out
+        assert [word for word in words if word.startswith("--") and word not in told] == []
+        if "--llm" in words:
+            assert words[words.index("--llm") + 1] == load(recipe)[0].model.llm
+
+
 # --- real sizes -----------------------------------------------------------------------------------
 
 
 # Recipe -> weights of language model, encoder, adapter, LoRA. The first two are those of the cards
-# of the models; 47.47 and 19.6 million are published or derived for BLSP's adapter at these sizes.
+# of the models; 47.47, 19.6 and 89.4 million are published or derived for BLSP's adapter at these
+# sizes, 50.3 million for Ultravox's.
 COUNTS = {
     "starter": (494_032_768, 88_154_112, 19_601_920, 0),
     "blsp-llama2-7b": (6_738_415_616, 88_154_112, 47_467_520, 0),
@@ -86,6 +153,17 @@ COUNTS = {
     "qwen2.5-7b-4bit-plora": (7_615_616_512, 636_784_640, 82_332_672, 40_370_176),
     "qwen2.5-7b-lora": (7_615_616_512, 636_784_640, 82_332_672, 40_370_176),
     "qwen3-8b-4bit": (8_190_735_360, 636_968_960, 89_412_608, 0),
+    "blsp-kd": (7_721_324_544, 636_784_640, 162_665_729, 0),
+    "blsp-emo-semantic": (7_721_324_544, 636_784_640, 89_412_608, 0),
+    "blsp-emo-emotion": (7_721_324_544, 636_784_640, 89_412_608, 39_976_960),
+    "ultravox": (8_030_261_248, 636_968_960, 50_343_936, 0),
+    "slm": (7_615_616_512, 636_968_960, 57_078_273, 5_046_272),
+    "contrastive-pretrain": (8_030_261_248, 307_216_384, 71_397_376, 0),
+    "contrastive-finetune": (8_030_261_248, 307_216_384, 71_397_376, 0),
+    "ctc-ot-pretrain": (7_615_616_512, 636_784_640, 82_332_672, 0),
+    "diva": (8_030_261_248, 636_968_960, 110_216_448, 0),
+    "asr-only": (7_615_616_512, 636_968_960, 33_562_880, 0),
+    "inserter": (7_615_616_512, 636_968_960, 49_559_552, 40_370_176),
 }
 REAL = [recipe for recipe in RECIPES if name(recipe) in COUNTS]
 
@@ -110,12 +188,47 @@ def test_a_recipe_of_real_size_builds_and_takes_what_its_header_says(recipe: Pat
     base = sum(p.numel() for p in language_model.parameters()) - lora
     assert (base, *sizes, lora) == COUNTS[name(recipe)]
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert trained == sizes[1] + lora
+    labels, width = len(loaded.model.emotions), configs[0].hidden_size
+    assert trained == sizes[1] + lora + labels * (width + 1)
     forecast = forecast_recipe(loaded, *configs)
     found = re.search(r"takes ([\d.]+) GB, forecast", " ".join(header(recipe)["needs"].split()))
     assert found and f"{forecast.total / 1e9:.1f}" == found[1]
     if loaded.training.batch_seconds == 80:  # 8 recordings of 10 s
         assert forecast.total < (16 if loaded.model.llm_bits == 4 else 40) * 2**30
+
+
+# What a recipe is trained with here: tiny models, one process, three steps.
+SMALL = """
+data.train=[data/conversations.jsonl] data.dev=[] data.foreign=true
+model.llm=llm model.encoder=whisper model.llm_bits=16
+training.epochs=null training.steps=3 training.accumulation=1 training.warmup_steps=1
+training.processes=null training.workers=0 training.dtype=fp32 training.trackers=[]
+"""
+AFTER = {
+    "qwen2.5-7b-4bit-plora": "qwen2.5-7b-4bit",
+    "blsp-emo-emotion": "blsp-emo-semantic",
+    "contrastive-finetune": "contrastive-pretrain",
+}
+"""Recipe -> the one whose checkpoint it begins from."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", REAL, ids=name)
+def test_a_recipe_of_real_size_trains_tiny_models(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_models(tmp_path)
+    data = write_conversations(tmp_path / "data")
+    for i, label in enumerate(("sad", "happy")):  # the others' emotion is not stated
+        lines = data.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines[i] = lines[i].replace('"transcript"', f'"emotion": "{label}", "transcript"')
+        data.write_text("".join(lines), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for one in filter(None, (AFTER.get(name(recipe)), name(recipe))):
+        pretraining = load(ROOT / f"{one}.yaml")[0].loss.pretraining_steps
+        wanted = [f"loss.pretraining_steps={min(pretraining, 1)}", *SMALL.split()]
+        assert main(["train", str(ROOT / f"{one}.yaml"), *wanted]) == 0
+        assert Path(f"runs/{one}/checkpoint/complete").exists()
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)

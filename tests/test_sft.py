@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from blsp.objectives import LossConfig
 from blsp.cli import main
 from blsp.collator import Collator
 from blsp.manifest import Conversation, Message, Meta, TextPart, write_rows
 from blsp.model import compose
+from blsp.objectives import LossConfig
 from blsp.rendering import PLAIN_TEMPLATE
 from blsp.trainer import AlignmentTrainer, TrainingConfig
 

@@ -1,7 +1,9 @@
 """`blsp train` through its command line, on tiny random models and hummed conversations."""
 
+import re
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +240,98 @@ def test_conversations_of_the_same_model_need_no_permission(
     options = [f"data.train=[{path}]", "data.dev=[]", "data.foreign=false"]
     assert main([recipe, "training.steps=1", *options]) == 0
     assert len(rows) == len(WORDS)
+
+
+# --- one embedding a token, and emotions ----------------------------------------------------------
+
+BY_TOKEN = "loss.cif_quantity=1", "loss.input_kl=0.5"
+EMOTIONAL = "loss.emotion_ce=0.1", "model.emotions=[happy, sad]"
+
+
+def by_token(recipe: str, adapter: str = "{kind: cformer, pre_layers: 1, post_layers: 1}") -> str:
+    """The recipe with an adapter that decides how many embeddings there are."""
+    path = Path(recipe)
+    text = path.read_text(encoding="utf-8")
+    stack = "{kind: stack, stack_factor: 8, hidden_size: 64}"
+    assert stack in text
+    path.write_text(text.replace(stack, adapter), encoding="utf-8")
+    return recipe
+
+
+@pytest.mark.parametrize("adapter", ["{kind: cformer}", "{kind: qformer, length: tokens}"])
+def test_adapters_that_decide_are_tried_before_they_are_trained(
+    adapter: str,
+    recipe: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("blsp.train.OVERFIT_STEPS", 12)
+    words = by_token(recipe, adapter), *BY_TOKEN, *EMOTIONAL
+    assert main([*words, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "every trained weight has a gradient" in told
+    assert "memory of the largest batch: " in told
+    assert re.search(r"emotion head +130 +0", told)
+    assert main([*words, "--overfit", "8"]) == 1
+    assert "on 8 examples after 12 steps" in capsys.readouterr().out
+    last = read_log(tmp_path / "run" / "overfit-8")[-1]
+    assert {"eval_kl", "eval_kl_floor", "eval_kl_ceiling"} < last.keys()
+
+
+def test_what_is_skipped_is_told_with_its_reason(
+    recipe: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = without_words(folder, tmp_path, ("red", "blue"))
+    assert main([by_token(recipe), *BY_TOKEN, f"data.train=[{path}]", "training.steps=1"]) == 0
+    told = capsys.readouterr().out
+    assert "skipped 2 conversations of data.train: empty transcript" in told
+    assert "of data.dev" not in told
+
+
+@pytest.mark.parametrize("name", ["train", "dev"])
+def test_a_file_of_which_nothing_is_left_is_one_line(
+    name: str, recipe: str, folder: Path, tmp_path: Path
+) -> None:
+    path = without_words(folder, tmp_path, WORDS)
+    told = f"data.{name}: expected conversations, found none in 1 files; 8 skipped: empty trans"
+    with pytest.raises(InputError, match=told):
+        main([by_token(recipe), *BY_TOKEN, f"data.{name}=[{path}]"])
+
+
+def without_words(folder: Path, tmp_path: Path, silent: tuple[str, ...]) -> Path:
+    """The conversations, some of them about recordings in which nothing is said."""
+    path = tmp_path / "silent.jsonl"
+    meta = Meta(command="test", root=str(folder / "data"))
+    rows = list(read_conversations(folder / "data" / "conversations.jsonl"))
+    for number, row in enumerate(rows):
+        if row.id in silent:
+            question, answer = row.messages
+            said, part = question.content
+            part = replace(part, transcript="")  # type: ignore[type-var]
+            messages = replace(question, content=(said, part)), answer
+            rows[number] = replace(row, messages=messages)  # type: ignore[arg-type]
+    write_rows(path, rows, meta)
+    return path
+
+
+def test_emotions_that_no_recording_states_are_one_line(recipe: str) -> None:
+    told = (
+        r"loss.emotion_ce: expected recordings with an emotion of model.emotions \(angry, bored\) "
+        "in data.train, found none among 2 conversations"
+    )
+    with pytest.raises(InputError, match=told):
+        main([recipe, "loss.emotion_ce=1", "model.emotions=[angry, bored]"])
+
+
+def test_a_run_begins_from_one_that_knew_other_emotions(recipe: str, tmp_path: Path) -> None:
+    assert main([recipe, *EMOTIONAL, "training.steps=1"]) == 0
+    begin = f"model.init_from={tmp_path / 'run' / 'checkpoint'}"
+    for name, more in (
+        ("none", ()),
+        ("others", ("loss.emotion_ce=1", "model.emotions=[sad, angry, happy]")),
+    ):
+        assert main([recipe, begin, *more, f"training.output={tmp_path / name}"]) == 0
 
 
 def test_a_misspelt_key_is_named_with_its_line_and_the_nearest(recipe: str) -> None:

@@ -14,21 +14,33 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from training import (
     ADAPTER,
+    CFORMER,
+    EMOTIONS,
     WORDS,
     build_dataset,
     build_model,
+    demands_of,
     read_log,
     save_models,
     write_conversations,
 )
 from transformers import TrainerCallback, WhisperModel
 
-from blsp.alignment import ShuffledPairs, measure, replace_audio
-from blsp.objectives import LossConfig, compute_loss
+from blsp.alignment import (
+    ShuffledPairs,
+    head_of,
+    hear,
+    measure,
+    read,
+    replace_audio,
+    response_states,
+)
 from blsp.collator import Collator
 from blsp.dataset import Example
 from blsp.errors import InputError
+from blsp.losses import response_kl
 from blsp.model import BlspForConditionalGeneration, compose, load_checkpoint
+from blsp.objectives import LossConfig, compute_loss
 from blsp.progress import Progress
 from blsp.trainer import (
     AlignmentTrainer,
@@ -39,6 +51,7 @@ from blsp.trainer import (
     spread,
 )
 
+_HEARD_IN = ("input_ids", "attention_mask", "labels", "input_features", "input_features_mask")
 CURVES = ("train/loss", "eval/recovered")
 
 
@@ -67,10 +80,15 @@ def configure(output: Path, **changes: Any) -> TrainingConfig:
 
 
 def build(
-    folder: Path, config: TrainingConfig, loss: LossConfig | None = None, **options: Any
+    folder: Path,
+    config: TrainingConfig,
+    loss: LossConfig | None = None,
+    parts: dict[str, Any] | None = None,
+    **options: Any,
 ) -> AlignmentTrainer:
-    model, processor = build_model(folder)
-    data = build_dataset(folder / "data" / "conversations.jsonl", processor)
+    """A trainer; ``parts`` are of the model, other options the trainer's."""
+    model, processor = build_model(folder, **parts or {})
+    data = build_dataset(folder / "data" / "conversations.jsonl", processor, demands_of(model))
     progress = Progress(lambda line: None)
     trainer = AlignmentTrainer(
         model,
@@ -144,24 +162,40 @@ def test_mixed_precision_trains_float32_weights(folder: Path, tmp_path: Path) ->
 # --- sums -----------------------------------------------------------------------------------------
 
 
-def train_with_sgd(folder: Path, config: TrainingConfig, loss: LossConfig) -> AlignmentTrainer:
-    trainer = build(folder, config, loss)
-    trainer.optimizer = torch.optim.SGD(trainer.bare_model.model.adapter.parameters(), lr=0.1)
+def train_with_sgd(
+    folder: Path, config: TrainingConfig, loss: LossConfig, parts: dict[str, Any] | None = None
+) -> AlignmentTrainer:
+    trainer = build(folder, config, loss, parts)
+    trained = [p for p in trainer.bare_model.parameters() if p.requires_grad]
+    trainer.optimizer = torch.optim.SGD(trained, lr=0.1)
     trainer.train()
     return trainer
 
 
-LOSSES = [LossConfig(), LossConfig(response_kl=0.5, response_ce=0.5, ctc=0.2)]
+BY_TOKEN = LossConfig(
+    input_kl=0.5,
+    cif_quantity=1.0,
+    hidden_cosine=0.1,
+    emotion_ce=0.1,
+    pretraining=("cif_quantity", "emotion_ce"),
+    pretraining_steps=2,
+)
+LOSSES = [
+    (LossConfig(), {}),
+    (LossConfig(response_kl=0.5, response_ce=0.5, ctc=0.2), {}),
+    (LossConfig(ctc=1.0, pretraining_steps=2), {}),
+    (replace(BY_TOKEN, pretraining_steps=1), {"adapter": CFORMER, "emotions": EMOTIONS}),
+]
 
 
-@pytest.mark.parametrize("loss", [*LOSSES, LossConfig(ctc=1.0, pretraining_steps=2)])
+@pytest.mark.parametrize(("loss", "parts"), LOSSES)
 def test_four_accumulated_batches_are_one_of_four(
-    folder: Path, tmp_path: Path, loss: LossConfig
+    folder: Path, tmp_path: Path, loss: LossConfig, parts: dict[str, Any]
 ) -> None:
     """All eight examples make a step, as 8x1 and as one batch of eight."""
     one = configure(tmp_path / "one", batch_examples=8, batch_seconds=6.0, steps=3)
     many = configure(tmp_path / "many", batch_examples=1, accumulation=8, steps=3)
-    trainers = [train_with_sgd(folder, config, loss) for config in (one, many)]
+    trainers = [train_with_sgd(folder, config, loss, parts) for config in (one, many)]
     losses = [
         [row["loss"] for row in read_log(config.output) if "loss" in row] for config in (one, many)
     ]
@@ -266,9 +300,55 @@ def test_similarity_is_of_the_speech_and_its_transcript_at_every_layer(folder: P
         assert [found[name] for name in names] == pytest.approx(wanted, abs=1e-5)
 
 
+@torch.no_grad()
+def test_an_adapter_that_decides_is_measured_with_its_own_number_of_embeddings(
+    folder: Path,
+) -> None:
+    """As in use: answers to its own prompts, against the same teacher on the same tokens."""
+    model, processor = build_model(folder, CFORMER)
+    model.eval()
+    data = build_dataset(folder / "data" / "conversations.jsonl", processor, demands_of(model))
+    pairs = [ShuffledPairs(data, processor.audio_token_id)[row] for row in (1, 2)]
+    batches = Collator(0)([own for own, _ in pairs]), Collator(0)([other for _, other in pairs])
+    found = measure(model, [batches])
+    numbers = found.numbers()
+    assert numbers["kl_ceiling"] == pytest.approx(0.0, abs=1e-6)
+    head = head_of(model)
+    for condition, batch in zip(("speech", "floor"), batches, strict=True):
+        total = torch.zeros(())
+        for row in range(2):
+            fitted = _fit(model, batch, row)
+            assert fitted["input_ids"].shape != batch["input_ids"][row : row + 1].shape
+            heard = hear(model, fitted)
+            reading = read(model, {n: t[row : row + 1] for n, t in _read_in(batch).items()})
+            total += response_kl(
+                response_states(heard, fitted["labels"], head),
+                head,
+                response_states(reading, batch["teacher_labels"][row : row + 1], head),
+                head,
+            ).per_token.sum()
+        tokens = int((batch["labels"] != -100).sum())
+        assert found.tokens[condition].tokens == tokens  # type: ignore[index]
+        assert found.tokens[condition].kl == pytest.approx(total.item() / tokens, rel=1e-4)  # type: ignore[index]
+    layers = model.config.get_text_config(decoder=True).num_hidden_layers + 1
+    assert sum(name.startswith("similarity_floor/") for name in numbers) == layers
+
+
+def _fit(model: BlspForConditionalGeneration, batch: dict[str, Any], row: int) -> dict[str, Any]:
+    one = {name: batch[name][row : row + 1] for name in (*_HEARD_IN, "speech_lengths")}
+    lengths = one.pop("speech_lengths")
+    fitted = model.fit_audio(**one, lengths=lengths, left=False)
+    targets = [labels[labels != -100].tolist() for labels in (fitted["labels"], one["labels"])]
+    assert targets[0] == targets[1]  # the same, in the same order
+    return fitted
+
+
+def _read_in(batch: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: batch[name] for name in ("teacher_input_ids", "teacher_attention_mask")}
+
+
 def _heard_in(batch: dict[str, Any]) -> dict[str, Tensor]:
-    names = ("input_ids", "attention_mask", "labels", "input_features", "input_features_mask")
-    return {name: batch[name] for name in names}
+    return {name: batch[name] for name in _HEARD_IN}
 
 
 @torch.no_grad()
@@ -308,25 +388,26 @@ def test_what_is_saved_measures_as_it_did(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "loss"),
+    ("optimizer", "loss", "parts"),
     [
-        ("adamw", LossConfig()),
-        ("muon", LossConfig()),
-        ("adamw", LossConfig(ctc=1.0, pretraining_steps=5)),
+        ("adamw", LossConfig(), {}),
+        ("muon", LossConfig(), {}),
+        ("adamw", LossConfig(ctc=1.0, pretraining_steps=5), {}),
+        ("adamw", BY_TOKEN, {"adapter": CFORMER, "emotions": EMOTIONS}),
     ],
 )
-def test_six_steps_are_three_and_three_more(
-    optimizer: str, loss: LossConfig, folder: Path, tmp_path: Path
+def test_six_steps_are_four_and_two_more(
+    optimizer: str, loss: LossConfig, parts: dict[str, Any], folder: Path, tmp_path: Path
 ) -> None:
     """Across an epoch's end, with evaluations between, to the bit."""
     wanted = {"steps": 6, "batch_examples": 3, "optimizer": optimizer}
-    whole = build(folder, configure(tmp_path / "whole", **wanted), loss)
+    whole = build(folder, configure(tmp_path / "whole", **wanted), loss, parts)
     whole.train()
     config = configure(tmp_path / "parts", **wanted, save_steps=1, eval_steps=2)
-    first = build(folder, config, loss)
+    first = build(folder, config, loss, parts)
     first.add_callback(_StopAt(4))
     first.train()
-    second = build(folder, config, loss)
+    second = build(folder, config, loss, parts)
     second.train(resume_from_checkpoint=str(find_checkpoints(config.output)[-1]))
     expected, found = weights(whole), weights(second)
     assert second.state.global_step == 6

@@ -9,6 +9,7 @@ its rows give alone.
 
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,12 +37,13 @@ def adapter_length(config: AdapterConfig, rows: Length) -> Length:
     if config.class_:
         return adapter_class(config).output_length(rows, **config.options)
     if config.kind == "stack":
-        return -(-rows // config.stack_factor)
+        return -(-rows // config.stack_factor) + config.summary * (rows > 0)  # type: ignore[return-value]
     if config.kind == "qformer":
         return query_count(config, rows)  # type: ignore[return-value]
+    summary = config.summary * (rows > 0)
     for _ in config.kernel_sizes:
         rows = conv_length(rows)
-    return rows
+    return rows + summary  # type: ignore[return-value]
 
 
 def num_speech_tokens(config: AdapterConfig, frames: Length, *, window_frames: int) -> Length:
@@ -51,6 +53,32 @@ def num_speech_tokens(config: AdapterConfig, frames: Length, *, window_frames: i
     whole = adapter_length(config, encoder_lengths(window_frames))  # type: ignore[arg-type]
     rest = adapter_length(config, encoder_lengths(frames % window_frames))  # type: ignore[arg-type]
     return frames // window_frames * whole + rest  # type: ignore[return-value]
+
+
+class Summary(nn.Module):
+    """A few embeddings of a whole recording: learnt weights over its rows, and an MLP."""
+
+    def __init__(self, config: AdapterConfig, *, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.weigh = nn.Linear(input_size, config.summary)
+        self.fc1 = nn.Linear(input_size, config.bottleneck_size)
+        self.fc2 = nn.Linear(config.bottleneck_size, output_size)
+        self.layer_norm = nn.LayerNorm(output_size)
+
+    def forward(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        """(B, S_enc, D_enc) and its lengths (B,) -> (B, summary, D)."""
+        outside = ~length_mask(lengths, rows.shape[1])[..., None]
+        weights = self.weigh(rows).masked_fill(outside, -torch.inf).softmax(1)
+        pooled = weights.transpose(1, 2) @ rows  # -> (B, summary, D_enc)
+        return self.layer_norm(self.fc2(functional.gelu(self.fc1(pooled))))
+
+    def reset_parameters(self) -> None:
+        """Initialise as torch does, the norm's weight with ``norm_init``."""
+        for module in (self.weigh, self.fc1, self.fc2, self.layer_norm):
+            module.reset_parameters()
+        if self.config.norm_init is not None:
+            nn.init.constant_(self.layer_norm.weight, self.config.norm_init)
 
 
 class ConvAdapter(nn.Module):
@@ -78,10 +106,13 @@ class ConvAdapter(nn.Module):
         self.fc1 = nn.Linear(output_size, config.bottleneck_size, bias=False)
         self.fc2 = nn.Linear(config.bottleneck_size, output_size, bias=False)
         self.layer_norm = nn.LayerNorm(output_size)
+        if config.summary:
+            self.summary = Summary(config, input_size=input_size, output_size=output_size)
         self.reset_parameters()
 
     def forward(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S_enc, D_enc) and its lengths (B,) -> (B, S, D) and its lengths."""
+        given = rows, lengths
         hidden = rows.transpose(1, 2)  # (B, S_enc, D_enc) -> (B, D_enc, S_enc)
         for conv in self.convs:
             # Rows after the end carry the bias of the convolution before: hide them from the next.
@@ -89,13 +120,17 @@ class ConvAdapter(nn.Module):
             hidden = functional.glu(conv(hidden), dim=1)
             lengths = conv_length(lengths)
         hidden = hidden.transpose(1, 2)  # (B, D, S) -> (B, S, D)
-        hidden = hidden + self.fc2(functional.gelu(self.fc1(hidden)))
-        return self.layer_norm(hidden), lengths
+        hidden = self.layer_norm(hidden + self.fc2(functional.gelu(self.fc1(hidden))))
+        if self.config.summary:
+            hidden = torch.cat([self.summary(*given), hidden], dim=1)
+            lengths = lengths + self.config.summary
+        return hidden, lengths
 
     def reset_parameters(self) -> None:
         """Initialise as torch does, which is what BLSP trained from, and the norm's weight with
         ``norm_init``."""
-        for module in (*self.convs, self.fc1, self.fc2, self.layer_norm):
+        parts = [*self.convs, self.fc1, self.fc2, self.layer_norm]
+        for module in [*parts, self.summary] if self.config.summary else parts:
             module.reset_parameters()  # type: ignore[operator]
         if self.config.norm_init is not None:
             nn.init.constant_(self.layer_norm.weight, self.config.norm_init)

@@ -68,16 +68,23 @@ class CFormerAdapter(nn.Module):
         weights = torch.sigmoid(self.weigh(hidden).float())[..., 0] * mask
         quantity = weights.sum(1)
         counts = round_quantity(quantity) if targets is None else targets
-        most = int(counts.max()) if most is None else most
+        # A window may have no token, and must still have numbers.
+        present = counts.clamp(min=1)
+        most = int(present.max()) if most is None else most
         scaled = scale_weights(weights, mask, counts)
         tokens = integrate_and_fire(hidden, scaled, counts, most)  # -> (N, S, D_enc)
         places = sinusoids(most, tokens.shape[-1]).to(tokens.device, tokens.dtype)
-        tokens = self._run(self.post_layers, tokens + places, length_mask(counts, most))
+        tokens = self._run(self.post_layers, tokens + places, length_mask(present, most))
         return self.layer_norm(self.projection(tokens)), counts, quantity
 
     def _run(self, layers: nn.ModuleList, hidden: Tensor, mask: Tensor) -> Tensor:
         config: Any = self.audio_config
-        seen = create_bidirectional_mask(config=config, inputs_embeds=hidden, attention_mask=mask)
+        seen = create_bidirectional_mask(
+            config=config,
+            inputs_embeds=hidden,
+            attention_mask=mask,
+            allow_is_bidirectional_skip=False,  # it would look at numbers, of which meta has none
+        )
         for layer in layers:
             hidden = layer(hidden, seen)
         return hidden

@@ -19,8 +19,8 @@ AudioPadding = Literal["variable", "max"]
 AdapterKind = Literal["conv", "stack", "qformer", "cformer"]
 
 _FIELDS: dict[str, tuple[str, ...]] = {
-    "conv": ("kernel_sizes", "bottleneck_size", "norm_init"),
-    "stack": ("stack_factor", "hidden_size", "norm_init", "norm_position"),
+    "conv": ("kernel_sizes", "bottleneck_size", "norm_init", "summary"),
+    "stack": ("stack_factor", "hidden_size", "norm_init", "norm_position", "summary"),
     "qformer": ("queries", "query_window", "layers", "length", "norm_init"),
     "cformer": ("pre_layers", "post_layers", "norm_init"),
 }
@@ -55,6 +55,9 @@ class AdapterConfig:
     starting at their root mean square saves the steps that shrinking takes."""
     norm_position: Literal["mid", "post"] = "mid"
     """stack: the second norm before (`mid`, Ultravox from 0.5) or after the last projection."""
+    summary: int = 0
+    """conv, stack: so many embeddings of the whole recording before those of its parts: room for
+    what is not in the words, such as the mood. Each weighs all encoder rows."""
     queries: int = 1
     """qformer: queries a window, each of which becomes a speech embedding."""
     query_window: int = 17
@@ -126,7 +129,9 @@ class AdapterConfig:
                 f"adapter.kernel_sizes: expected odd sizes such as [5, 5, 5], found "
                 f"{list(kernels)}; with an even one the length would depend on the padding side"
             )
-        least = dict.fromkeys(_FROM_ONE, 1) | dict.fromkeys(("pre_layers", "post_layers"), 0)
+        least = dict.fromkeys(_FROM_ONE, 1) | dict.fromkeys(
+            ("pre_layers", "post_layers", "summary"), 0
+        )
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise InputError(

@@ -30,7 +30,7 @@ from blsp.files import atomic_path
 from blsp.model.configuration import AdapterConfig, AudioPadding, BlspConfig, LoraConfig
 from blsp.model.encoder import BlspWhisperEncoder
 from blsp.model.foundations import Base, LlmOptions, load_encoder, load_llm, resolve_folder
-from blsp.model.modeling import BlspForConditionalGeneration, BlspModel, apply_delta
+from blsp.model.modeling import EMOTION_HEAD, BlspForConditionalGeneration, BlspModel, apply_delta
 from blsp.model.processing import AUDIO_TOKEN, BlspProcessor, with_audio_parts
 
 _SPARE = re.compile(
@@ -332,10 +332,19 @@ def load_checkpoint(
 def warm_start(model: BlspForConditionalGeneration, folder: str | Path) -> None:
     """Begin training from a checkpoint's weights, whatever base models it was trained on.
 
+    A classifier of emotions is for training alone: one of other emotions, or of a run that had
+    none, begins anew.
+
     Raises:
         InputError: the checkpoint is cut short, or its weights have other names or shapes.
     """
-    apply_delta(model, read_delta(Path(folder)), str(folder))
+    own = dict(model.named_parameters())
+    delta = {
+        name: tensor
+        for name, tensor in read_delta(Path(folder)).items()
+        if not name.startswith(EMOTION_HEAD) or (name in own and own[name].shape == tensor.shape)
+    }
+    apply_delta(model, delta, str(folder))
 
 
 def check_processor(config: BlspConfig, processor: BlspProcessor, source: str) -> None:

@@ -34,6 +34,9 @@ from blsp.model.sharding import fill, gather
 AUDIO_TYPE = 3
 """The library's number for audio in ``mm_token_type_ids``."""
 
+EMOTION_HEAD = "model.emotion_head."
+"""What the names of the emotion classifier's weights begin with."""
+
 WINDOWS_AT_ONCE = 16
 """Encoder windows in one pass, so that an hour of audio needs the memory of eight minutes."""
 
@@ -301,7 +304,8 @@ class BlspModel(BlspPreTrainedModel):
                 f"expected input_features for {placeholders} audio tokens, found none; pass what "
                 "the processor returned"
             )
-        if self.training and any(p.requires_grad for p in self.adapter.parameters()):
+        learns = self.training and torch.is_grad_enabled()
+        if learns and any(p.requires_grad for p in self.adapter.parameters()):
             embeds = embeds + 0.0 * self._silence().to(embeds.device, embeds.dtype)
         return embeds
 
@@ -723,7 +727,7 @@ def _load_delta(folder: Path, **kwargs: Any) -> BlspForConditionalGeneration:
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     delta = read_delta(folder)
-    required = [n for n in model.delta_state() if is_lora(n) or ".emotion_head." in n]
+    required = [n for n in model.delta_state() if is_lora(n) or n.startswith(EMOTION_HEAD)]
     apply_delta(model, delta, str(folder), required=required)
     return model
 

@@ -87,7 +87,7 @@ class QFormerAdapter(nn.Module):
         mask = length_mask(lengths, rows.shape[1])
         quantity = (functional.softplus(self.weigh(rows).float())[..., 0] * mask).sum(1)
         counts = round_quantity(quantity) if targets is None else targets
-        most = int(counts.max()) if most is None else most
+        most = max(1, int(counts.max())) if most is None else most
         return self._embed(rows, lengths, counts, most), counts, quantity
 
     def _embed(self, rows: Tensor, lengths: Tensor, counts: Tensor, most: int) -> Tensor:
@@ -96,7 +96,7 @@ class QFormerAdapter(nn.Module):
         outside = (row < first[..., None]) | (row >= last[..., None])  # (N, S, S_enc)
         outside = outside.repeat_interleave(self.heads, dim=0)
         absent = ~length_mask(counts, most)
-        absent[:, 0] = False  # a recording without embeddings must still have numbers
+        absent[:, 0] = False  # a window without embeddings must still have numbers
         repeats = -(-most // self.config.queries)
         hidden = self.queries.repeat(repeats, 1)[:most].expand(len(rows), -1, -1)
         for layer in self.layers:

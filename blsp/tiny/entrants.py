@@ -20,8 +20,10 @@ from blsp.trainer import FINAL_FOLDER
 
 FOLDER = Path("runs/family")
 """Where the recipes of the family expect their data."""
-DEFAULT = "ultravox_style"
-"""What the others are compared with."""
+DEFAULT = "ctc_kl"
+"""What the others are compared with: the quickstart's method."""
+BASE = "ultravox_style"
+"""What variants are variants of: KL on a fixed-rate adapter, without anything before it."""
 
 RECIPES = (
     "blsp",
@@ -36,6 +38,7 @@ RECIPES = (
     "diva_style",
     "asr_only",
     "interleaved",
+    "ctc_kl",
 )
 
 
@@ -53,13 +56,9 @@ def _trained_on(name: str) -> str:
     return f"data.train={json.dumps([str(FOLDER / 'conversations' / f'train-{name}.jsonl')])}"
 
 
-_CIF = "model.adapter={kind: cformer}"
-_CIF_LOSS = "response_kl: 1.0, cif_quantity: 1.0"
-"""Without the quantity nothing teaches how often it fires; a fixed rate has none to learn."""
-
 VARIANTS = (
-    Variant(name="continuation_alone", recipe=DEFAULT, changes=(_trained_on("continue"),)),
-    Variant(name="diverse_behaviours", recipe=DEFAULT, changes=(_trained_on("diverse"),)),
+    Variant(name="continuation_alone", recipe=BASE, changes=(_trained_on("continue"),)),
+    Variant(name="diverse_behaviours", recipe=BASE, changes=(_trained_on("diverse"),)),
     Variant(name="own_answers", recipe="blsp", changes=(_trained_on("diverse"),)),
     Variant(
         name="foreign_answers",
@@ -68,33 +67,32 @@ VARIANTS = (
     ),
     Variant(
         name="lora_kl",
-        recipe=DEFAULT,
+        recipe=BASE,
         changes=("model.lora={scope: all}", "loss.response_kl=1.0", "loss.response_ce=0.0"),
     ),
     Variant(
         name="lora_ce",
-        recipe=DEFAULT,
+        recipe=BASE,
         changes=("model.lora={scope: all}", "loss.response_kl=0.0", "loss.response_ce=1.0"),
     ),
     Variant(
-        name="lora_rank_2",
-        recipe=DEFAULT,
+        name="conv",
+        recipe=BASE,
+        changes=("model.adapter={kind: conv, norm_init: 0.09}",),
+    ),
+    Variant(
+        name="cif",
+        recipe=BASE,
         changes=(
-            "model.lora={scope: all, rank: 2, alpha: 4}",
-            "loss.response_kl=1.0",
-            "loss.response_ce=0.0",
+            "model.adapter={kind: cformer, pre_layers: 2, post_layers: 2, norm_init: 0.09}",
+            "loss.cif_quantity=1.0",
         ),
     ),
+    Variant(name="no_cosine", recipe="slm_style", changes=("loss.hidden_cosine=0.0",)),
     Variant(
-        name="conv",
-        recipe=DEFAULT,
-        changes=("model.adapter={kind: conv, norm_init: 0.09}", "loss={response_kl: 1.0}"),
-    ),
-    Variant(name="cif", recipe=DEFAULT, changes=(_CIF, f"loss={{{_CIF_LOSS}}}")),
-    Variant(
-        name="cosine",
-        recipe=DEFAULT,
-        changes=(_CIF, f"loss={{{_CIF_LOSS}, hidden_cosine: 0.1}}"),
+        name="lora_rank_16",
+        recipe="slm_style",
+        changes=("model.lora={scope: all, rank: 16, alpha: 16}",),
     ),
 )
 
@@ -152,16 +150,16 @@ CLAIMS = (
         worse="cif",
     ),
     Claim(
-        text="a cosine term of weight 0.1 between states of speech and text helps",
+        text="a cosine term of weight 0.1 on hidden states helps",
         source="Maum AI 2026, weight of the token loss",
-        better="cosine",
-        worse="cif",
+        better="slm_style",
+        worse="no_cosine",
     ),
     Claim(
         text="LoRA of rank 2 is better than a larger one (here 16)",
         source="Maum AI 2026",
-        better="lora_rank_2",
-        worse="lora_kl",
+        better="slm_style",
+        worse="lora_rank_16",
     ),
 )
 

@@ -7,11 +7,23 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForMultimodalLM, AutoProcessor, pipeline
 
+from blsp.export import export_whole
+from blsp.generation import (
+    GenerationConfig,
+    answer_speech,
+    build_renderer,
+    build_speech_prompt,
+    place_audio,
+    stream_answer,
+)
+from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, compose
 from blsp.model.configuration import AdapterConfig
 from blsp.model.loading import load_checkpoint, save_checkpoint
 from blsp.model.placeholders import fit_placeholders, share_out
+from blsp.verify import answer_alone, verify
 from tests.model.conftest import make_audio
 
 KINDS = {
@@ -150,6 +162,49 @@ def test_a_fitted_batch_gives_what_its_rows_give_alone(pair: Pair) -> None:
         torch.testing.assert_close(model(**alone).logits[0, -1], logits[row], rtol=0, atol=1e-5)
 
 
+def test_a_streamed_answer_is_the_answer(pair: Pair) -> None:
+    model, processor = pair
+    renderer = build_renderer(model, processor)
+    part = AudioPart(audio="a.wav", duration=1.0, transcript="")
+    chat = [place_audio("Repeat this", part)]
+    prompt = build_speech_prompt(renderer, processor, chat, [make_audio(SECOND)])
+    assert prompt.ids.count(processor.audio_token_id) == 1
+    config, pieces = GenerationConfig(max_new_tokens=12), list[str]()
+    answer = stream_answer(model, processor, prompt, config, on_text=pieces.append)
+    assert [answer] == answer_speech(model, processor, [prompt], config)
+    assert "".join(pieces).strip() == answer.text
+
+
+def test_the_any_to_any_pipeline_answers(pair: Pair, tmp_path: Path) -> None:
+    model, processor = pair
+    save_checkpoint(model, processor, tmp_path / "checkpoint")
+    ask = pipeline("any-to-any", model=str(tmp_path / "checkpoint"))
+    content = [{"type": "audio", "audio": make_audio(SECOND)}, {"type": "text", "text": "?"}]
+    chat = [{"role": "user", "content": content}]
+    (said,) = ask(chat, generate_kwargs=dict(GREEDY), return_full_text=False)  # type: ignore[arg-type]
+    inputs = processor.apply_chat_template(
+        chat, tokenize=True, return_dict=True, add_generation_prompt=True
+    )
+    out = model.generate(**inputs, **GREEDY)[0, inputs["input_ids"].shape[1] :]
+    assert said["generated_text"] == processor.tokenizer.decode(out, skip_special_tokens=True)
+
+
+def test_the_proof_holds(pair: Pair, tmp_path: Path) -> None:
+    save_checkpoint(*pair, tmp_path / "checkpoint")
+    checks = list(verify(tmp_path / "checkpoint"))
+    assert [check.line() for check in checks if not check.passed] == []
+
+
+def test_what_is_exported_answers_as_it_did(pair: Pair, tmp_path: Path) -> None:
+    save_checkpoint(*pair, tmp_path / "checkpoint")
+    export_whole(tmp_path / "checkpoint", tmp_path / "whole")
+    model = AutoModelForMultimodalLM.from_pretrained(tmp_path / "whole", dtype="auto").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "whole")
+    recordings = [make_audio(SECOND), make_audio(9_000)]
+    found, expected = (answer_alone(*both, recordings) for both in ((model, processor), pair))
+    assert found.tokens == expected.tokens
+
+
 def test_what_is_saved_answers_as_it_did(pair: Pair, tmp_path: Path) -> None:
     model, processor = pair
     inputs = processor(text="<|audio|> a", audio=[make_audio(SECOND)])
@@ -167,6 +222,35 @@ def test_a_long_recording_is_one_run_of_embeddings(pair: Pair) -> None:
     assert speech.lengths.tolist() == [14]  # type: ignore[union-attr]
     out = model.generate(**inputs, **GREEDY)
     assert out.shape == (1, inputs["input_ids"].shape[1] + 8)
+
+
+def test_a_window_that_gets_no_token_disturbs_no_gradient(pair: Pair) -> None:
+    """31 s that say one token: it is of the first window, and the second has none."""
+    model, processor = pair
+    inputs = processor(text="<|audio|>", audio=[make_audio(31 * SECOND)])
+    speech = model.get_audio_features(**features_of(inputs), speech_lengths=torch.tensor([1]))
+    assert speech.lengths.tolist() == [1]  # type: ignore[union-attr]
+    speech.pooler_output.sum().backward()  # type: ignore[union-attr]
+    gradients = [p.grad for p in model.model.adapter.parameters() if p.grad is not None]
+    model.zero_grad()
+    assert gradients and all(bool(torch.isfinite(one).all()) for one in gradients)
+
+
+def test_windows_that_all_get_no_token_have_none(pair: Pair) -> None:
+    """Sixteen are embedded at once; the seventeenth may be the end of a recording of few words."""
+    rows, lengths = torch.randn(2, 40, 32), torch.tensor([40, 20])
+    embeds, counts, *_ = pair[0].model.adapter(rows, lengths, torch.tensor([0, 0]))
+    assert counts.tolist() == [0, 0] and embeds.shape[0] == 2
+    assert torch.isfinite(embeds).all()
+
+
+def test_a_prompt_without_a_mask_is_a_whole_one(pair: Pair) -> None:
+    model, processor = pair
+    inputs = processor(text=["a b c <|audio|>", "<|audio|>"], audio=[make_audio(SECOND)] * 2)
+    out = model.generate(**inputs, **GREEDY)
+    first = {"input_ids": inputs["input_ids"][:1]}
+    without = first | {name: tensor[:1] for name, tensor in features_of(inputs).items()}
+    assert torch.equal(model.generate(**without, **GREEDY), out[:1])
 
 
 def test_embeddings_are_dealt_to_windows_by_their_length() -> None:

@@ -215,7 +215,8 @@ def test_the_placeholder_hears_and_is_never_generated(
         {"do_sample": True, "temperature": 50.0, "max_new_tokens": 60},
         {"do_sample": False, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
     ):
-        tokens = model.generate(**inputs, **({"max_new_tokens": 8} | settings))
+        wanted: dict[str, Any] = {"max_new_tokens": 8} | settings
+        tokens = model.generate(**inputs, **wanted)
         assert not (tokens[:, inputs["input_ids"].shape[1] :] == index).any()
 
 

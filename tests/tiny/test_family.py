@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 from field import write_recipe
 
+from blsp.checkpoint import is_complete
 from blsp.errors import InputError
 from blsp.manifest import read_conversations, read_meta
+from blsp.recipe import load_recipe
 from blsp.tiny.costs import COSTS
-from blsp.tiny.entrants import Variant, load_entrants
+from blsp.tiny.entrants import RECIPES, Variant, load_entrants
 from blsp.tiny.family import run_stages, write_report
 from blsp.tiny.family_data import Sizes, make_data
 from blsp.tiny.runs import Comparison, Run, build_recipe, train_run
 from blsp.tiny.schedule import Plan, Results
+from blsp.train import main
+from blsp.trainer import FINAL_FOLDER
 
 SIZES = Sizes(train=60, dev=4, test=2, emotion_sentences=1)
 STAGES = ("search", "run")
@@ -47,6 +51,22 @@ def make_plan(shared: Comparison) -> Plan:
 
 def run_all(shared: Comparison) -> bool:
     return run_stages(make_plan(shared), shared, STAGES, workers=2, minutes=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shipped_recipe_of_the_family_trains(name: str, shared: Comparison) -> None:
+    """Three steps of each stage, on the little data that is there."""
+    del shared  # its folder is the current one
+    short = "training.steps=3 training.eval_steps=3 training.eval_examples=4 training.save_steps=3"
+    for stage in load_entrants([name]).values():
+        recipe, _ = load_recipe(stage.recipe)
+        result = recipe.training.output / FINAL_FOLDER
+        pretraining = min(1, recipe.loss.pretraining_steps)
+        if not is_complete(result):
+            values = f"{short} training.eval_answers=2 loss.pretraining_steps={pretraining}"
+            assert main([str(stage.recipe), *values.split()]) == 0
+        assert is_complete(result)
 
 
 @pytest.mark.slow
