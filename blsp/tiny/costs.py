@@ -29,7 +29,7 @@ class CostMeter(TrainerCallback):
         self.path = folder / COSTS
         self.seconds = self.cpu_seconds = 0.0
         self.operations: dict[str, int] = {}
-        """Step -> floating point operations."""
+        """Step, counted from 1 -> floating point operations."""
         self.trained_weights = 0
         self._counter: FlopCounterMode | None = None
         self._cache: EncoderCache | None = None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from blsp.behaviours import SHIPPED, Behaviours, draw_requests, load_behaviours
+from blsp.behaviours import Behaviours, draw_requests, load_behaviours
 from blsp.continuation import Author, ContinuationConfig, continue_manifest, load_author
 from blsp.generation import GenerationConfig
 from blsp.journal import digest, find_finished
@@ -26,6 +26,7 @@ from blsp.manifest import (
     read_conversations,
     read_manifest,
     read_meta,
+    to_row,
     write_rows,
 )
 from blsp.tiny.interleaving import interleave, read_words
@@ -130,10 +131,12 @@ def own_behaviours() -> dict[str, Behaviours]:
         chosen = [one for one in every if (one.kind in kinds if kinds else one.kind != "repeat")]
         return Behaviours(behaviours=tuple(chosen))
 
-    found = {"repeat": only(repeat=True), "continue": only(go_on=True), "diverse": only()}
-    if EMOTIONAL in SHIPPED:
-        found["emotions"] = load_behaviours(EMOTIONAL)
-    return found
+    return {
+        "repeat": only(repeat=True),
+        "continue": only(go_on=True),
+        "diverse": only(),
+        "emotions": load_behaviours(EMOTIONAL),
+    }
 
 
 def write_own(manifest: Path, folder: Path, split: str, author: Author) -> None:
@@ -167,7 +170,7 @@ def write_foreign(manifest: Path, out: Path, sentences: Mapping[str, Sentence]) 
         )
         for request in requests
     ]
-    plan = {"rows": digest(map(repr, rows))}
+    plan = {"rows": digest(map(to_row, rows))}
     if find_finished(out, plan) is None:
         write_rows(out, rows, Meta(command=COMMAND, root=root, plan=digest([plan])))
 
@@ -180,7 +183,7 @@ def write_derived(source: Path, out: Path, rows: Iterable[Conversation]) -> None
     """Write conversations made from those of a file, whose author stays theirs."""
     rows, meta = list(rows), read_meta(source)
     assert meta is not None  # `continue_manifest` wrote it
-    plan = {"rows": digest(map(repr, rows))}
+    plan = {"rows": digest(map(to_row, rows))}
     if find_finished(out, plan) is None:
         counts = {"written": len(rows), "cut": sum("cut" in row.extra for row in rows)}
         write_rows(out, rows, replace(meta, command=COMMAND, plan=digest([plan]), counts=counts))

@@ -87,7 +87,7 @@ def format_page(standing: Standing) -> str:
         _format_claims(standing),
         _format_search(standing),
     ]
-    return "\n".join(sections)
+    return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
 def _format_head(standing: Standing) -> str:
@@ -100,7 +100,7 @@ def _format_head(standing: Standing) -> str:
         _SCORES,
         f"![held-out scores by recipe]({FIGURE})",
     ]
-    return "".join(f"{_fill(one)}\n\n" for one in paragraphs if one)
+    return "\n\n".join(_fill(one) for one in paragraphs if one)
 
 
 def _describe_origin(standing: Standing) -> str:
@@ -122,9 +122,9 @@ def _describe_design(plan: Plan, sizes: Sizes) -> str:
         the same {sizes.train:,} utterances, the same number of optimiser steps (earlier stages
         counted) and the same search: {len(RATE_FACTORS)} learning rates (a third of the recipe's
         own, its own, three times it) with seed 0, the best on {sizes.dev} development utterances;
-        a recipe of two stages searches in each. Then seeds {", ".join(map(str, plan.seeds))}
-        {_more_seeds(plan)}. Nothing is chosen on the test: {sizes.test} sentences by voices, rates
-        and pitches of no training, clean and at 5 dB, and {feelings} more sentences in five
+        a recipe of two stages searches in each. {_describe_stages(plan)}Then
+        {_describe_seeds(plan)}. Nothing is chosen on the test: {sizes.test} sentences by voices,
+        rates and pitches of no training, clean and at 5 dB, and {feelings} more sentences in five
         emotions each. Sealed questions (\\*\\*) are in no training, no search and no development
         table; sealed voices and noise are not used here."""
 
@@ -138,10 +138,19 @@ _SCORES = """Scores are exact answers in percent, means over seeds and over the 
     another utterance."""
 
 
-def _more_seeds(plan: Plan) -> str:
-    if not plan.more_seeds:
+def _describe_stages(plan: Plan) -> str:
+    stages = [one.title for one in plan.entrants.values() if one.is_stage]
+    if not stages:
         return ""
-    return f"and, of the two best on development data, {', '.join(map(str, plan.more_seeds))}"
+    return f"Rows of earlier stages ({', '.join(stages)}) have taken fewer steps than others. "
+
+
+def _describe_seeds(plan: Plan) -> str:
+    seeds = f"seeds {', '.join(map(str, plan.seeds))}"
+    if not plan.more_seeds:
+        return seeds
+    more = ", ".join(map(str, plan.more_seeds))
+    return f"{seeds}, and {more} of the two recipes that are best on development data"
 
 
 def _format_recipes(standing: Standing) -> str:
@@ -187,7 +196,9 @@ def _knew(row: Row, group: Group) -> bool:
 
 
 def _cell(found: Estimate) -> str:
-    return f"{100 * found.value:.1f} [{100 * found.ci_low:.1f}, {100 * found.ci_high:.1f}]"
+    # Seeds that were spread may leave what a share can be.
+    low, high = max(found.ci_low, 0.0), min(found.ci_high, 1.0)
+    return f"{100 * found.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _told_cell(told: dict[tuple[str, str], Told], row: Row | None, condition: str) -> str:
@@ -312,12 +323,12 @@ def _search_cell(plan: Plan, run: Run, *, chosen: bool) -> str:
 
 def _section(title: str, *parts: str) -> str:
     """A heading and what stands under it."""
-    return "\n\n".join([f"## {title}", *(part.rstrip() for part in parts)]) + "\n"
+    return "\n\n".join([f"## {title}", *(part.rstrip() for part in parts)])
 
 
 def _fill(text: str) -> str:
     """Lines of 100 signs; a word broken at its hyphen would be shown as two."""
-    return fill(text, 100, break_on_hyphens=False, break_long_words=False)
+    return fill(" ".join(text.split()), 100, break_on_hyphens=False, break_long_words=False)
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

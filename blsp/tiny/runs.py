@@ -17,7 +17,6 @@ import torch
 from transformers.utils import logging
 
 from blsp.checkpoint import is_complete
-from blsp.config import dump_config
 from blsp.errors import InputError
 from blsp.hardware import describe_hardware
 from blsp.journal import digest
@@ -131,7 +130,13 @@ def train_run(shared: Comparison, run: Run, before: Run | None) -> Result:
     """
     recipe, header = build_recipe(shared, run, before)
     folder = shared.folder(run)
-    made_from = digest([dump_config(recipe), fingerprint([*recipe.data.train, *recipe.data.dev])])
+    made_from = digest(
+        [
+            _read_values(shared.entrants[run.entrant]),
+            [run.place, before and before.place, shared.dtype],
+            fingerprint([*recipe.data.train, *recipe.data.dev]),
+        ]
+    )
 
     def work() -> Result:
         described = {"entrant": run.entrant, "learning_rate": run.rate, "seed": run.seed}
@@ -150,6 +155,13 @@ def train_run(shared: Comparison, run: Run, before: Run | None) -> Result:
         return described | {"costs": costs, "meters": meters, "trained_kinds": kinds}
 
     return do_once(folder, made_from, work)
+
+
+def _read_values(entrant: Entrant) -> list[str]:
+    """What a recipe says, without its comment, which is filled in from results; and not what it
+    leaves to defaults, so that an option to come leaves results what they are."""
+    lines = entrant.recipe.read_text(encoding="utf-8").splitlines()
+    return [*(line for line in lines if line and not line.startswith("#")), *entrant.changes]
 
 
 def _train(recipe: Recipe, header: Header, folder: Path) -> None:

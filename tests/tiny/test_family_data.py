@@ -1,8 +1,7 @@
 """The data of the comparison: what is asked, what is sealed, and the hand of a second author."""
 
-from blsp.behaviours import SHIPPED
 from blsp.manifest import Utterance
-from blsp.tiny.family_data import EMOTIONAL, Sizes, add_answers, own_behaviours, plan_speech
+from blsp.tiny.family_data import Sizes, add_answers, own_behaviours, plan_speech
 from blsp.tiny.rewording import OPENINGS, reword, take_off_manner
 from blsp.tiny.scoring import build_tasks, group_tasks
 from blsp.tiny.voices import NOISES, voices_of
@@ -32,7 +31,7 @@ def test_each_file_asks_what_its_name_says() -> None:
     }
     assert asked["repeat"] == {"repeat"} and asked["continue"] == {"continue"}
     assert asked["diverse"] == set(group_tasks()["aligned"]) - {"repeat"}
-    assert ("emotions" in asked) == (EMOTIONAL in SHIPPED)
+    assert asked["emotions"] == {"continue", "emotion"}
 
 
 def test_development_asks_nothing_sealed_and_the_test_everything() -> None:

@@ -62,10 +62,13 @@ def test_every_entrant_has_its_row_and_every_table_its_columns(shared: Compariso
     assert [row[0] for row in section(page, "Variants")] == ["`changed`"]
     assert [row[0] for row in section(page, "Meters and costs")] == [*recipes, "`changed`"]
     assert [row[0] for row in section(page, "The search")] == [*recipes, "`changed`"]
+    assert "\n\n\n" not in page
+    assert "earlier stages (`first`) have taken fewer steps" in " ".join(page.split())
     for table in page.split("\n\n"):
         lines = [line for line in table.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1
-    assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 100
+    prose = [line for line in page.splitlines() if not line.startswith("|")]
+    assert max(map(len, prose)) <= 100 and not [line for line in prose if "  " in line]
 
 
 def test_scores_and_costs_are_those_of_the_results(shared: Comparison) -> None:
