@@ -1,10 +1,10 @@
 """``blsp quickstart``: the whole pipeline on the embedded tiny world, as a user would run it.
 
-Speech is made, the LLM answers the transcripts, the modality adapter learns to make it answer the
-recordings alike, and the result is scored beside its text bound and its cascade on sentences,
-voices, rates and pitches that no training saw. Everything but the speech goes through the very
-functions behind `blsp continuations`, `blsp train`, `blsp eval` and `blsp generate`; called again,
-it goes on where it stopped.
+Speech is made, the LLM answers the transcripts (told of the mood, which the words do not tell), the
+modality adapter learns to make it answer the recordings alike, and the result is scored beside its
+text bound and its cascade on sentences, voices, rates and pitches that no training saw. Everything
+but the speech goes through the very functions behind `blsp continuations`, `blsp train`, `blsp
+eval` and `blsp generate`; called again, it goes on where it stopped.
 """
 
 import argparse
@@ -42,9 +42,9 @@ from blsp.report import write_report
 from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, SPEECH, TEXT_BOUND
 from blsp.systems import Models, build_models, find_whisper
 from blsp.tasks import Task
-from blsp.tiny.speech import Plan, make_sets, plan_utterances, say
-from blsp.tiny.voices import voices_of
-from blsp.tiny.world import answer, kinds, sample_sentences
+from blsp.tiny.speech import Plan, make_sets, plan_emotions, plan_utterances, say
+from blsp.tiny.voices import EMOTIONS, voices_of
+from blsp.tiny.world import answer, instructions, kinds, sample_sentences
 from blsp.train import resolve, train
 from blsp.trainer import FINAL_FOLDER, find_checkpoints
 from blsp.trainer import RECIPE as SAVED_RECIPE
@@ -55,6 +55,11 @@ SEED = 2
 UTTERANCES, DEV_UTTERANCES, COUNT = 2_500, 100, 50
 CANDIDATES = 8
 TRAIN_SNR_DB, TEST_SNR_DB = 8.0, 5.0
+MOODS = "moods"
+"""The condition of the recordings with feeling; in the others everybody speaks plainly, because
+what is right to reply follows from the mood."""
+PER_MOOD = 5
+"""One sentence with feeling for so many plain ones."""
 SHOWN = (SPEECH, CASCADE, TEXT_BOUND, SHUFFLED_AUDIO, SHUFFLED_TEXT)
 EXAMPLE = "please remind anna to water the plants in the kitchen at half past seven"
 
@@ -113,8 +118,11 @@ def plan_speech(utterances: int, count: int) -> dict[str, list[Plan]]:
             SEED + 1, "train", half, snr_db=TRAIN_SNR_DB, candidates=CANDIDATES
         ),
         "dev-clean": plan_utterances(SEED, "dev", DEV_UTTERANCES),
-        f"test-clean-{count}": plan_utterances(SEED, "test", count),
-        f"test-noisy-{count}": plan_utterances(SEED, "test", count, snr_db=TEST_SNR_DB),
+        f"test-clean-{count}": plan_utterances(SEED, "test", count, neutral=1.0),
+        f"test-noisy-{count}": plan_utterances(
+            SEED, "test", count, snr_db=TEST_SNR_DB, neutral=1.0
+        ),
+        f"test-moods-{count}": plan_emotions(SEED, "test", max(2, count // PER_MOOD)),
     }
 
 
@@ -126,7 +134,8 @@ def speak(out: Path, plans: dict[str, list[Plan]]) -> None:
 
 
 def write_conversations(out: Path) -> None:
-    """Let the LLM answer the transcripts: each is repeated, and asked one other thing.
+    """Let the LLM answer the transcripts: each is repeated, asked one other thing, and asked what
+    depends on the mood, of which the LLM is told and the model that hears is not.
 
     To repeat takes every word, so it says most about what was heard.
     """
@@ -134,19 +143,23 @@ def write_conversations(out: Path) -> None:
     author = load_author(LLM, None, {})
     config = ContinuationConfig(generation=GenerationConfig(max_new_tokens=96, batch_size=128))
     every = load_behaviours("tiny").behaviours
-    for path, manifest, repeated in list_conversations(out):
-        chosen = tuple(one for one in every if (one.kind == "repeat") == repeated)
-        behaviours = Behaviours(behaviours=chosen)
+    asked = {
+        "repeated": Behaviours(behaviours=tuple(one for one in every if one.kind == "repeat")),
+        "asked": Behaviours(behaviours=tuple(one for one in every if one.kind != "repeat")),
+        "felt": load_behaviours("tiny-emotions"),
+    }
+    for path, manifest in list_conversations(out):
+        behaviours = asked[path.stem.rpartition("-")[2]]
         path.parent.mkdir(parents=True, exist_ok=True)
         continue_manifest(manifest, path, author, behaviours, config, command="blsp quickstart")
 
 
-def list_conversations(out: Path, split: str = "") -> list[tuple[Path, Path, bool]]:
-    """Conversations, the manifest they are about, and whether it is repeated in them."""
+def list_conversations(out: Path, split: str = "") -> list[tuple[Path, Path]]:
+    """Conversations, and the manifest they are about."""
     return [
-        (out / "conversations" / f"{name}-{what}.jsonl", out / "speech" / f"{name}.jsonl", repeated)
+        (out / "conversations" / f"{name}-{what}.jsonl", out / "speech" / f"{name}.jsonl")
         for name in ("train-clean", "train-noisy", "dev-clean")
-        for what, repeated in (("repeated", True), ("asked", False))
+        for what in ("repeated", "asked", "felt")
         if name.startswith(split)
     ]
 
@@ -155,8 +168,8 @@ def align(out: Path, overrides: Sequence[str]) -> Path:
     """Train the modality adapter; returns the checkpoint's folder."""
     _step(3, "the adapter learns to make it answer the recordings alike")
     ours = {
-        "data.train": [str(path) for path, _, _ in list_conversations(out, "train")],
-        "data.dev": [str(path) for path, _, _ in list_conversations(out, "dev")],
+        "data.train": [str(path) for path, _ in list_conversations(out, "train")],
+        "data.dev": [str(path) for path, _ in list_conversations(out, "dev")],
         "training.output": str(out),
     }
     changed = [f"{key}={json.dumps(value)}" for key, value in ours.items()]
@@ -186,7 +199,7 @@ def score(
     command: str,
 ) -> dict[str, Any]:
     """Score the model beside text bound, cascade and sanity systems; print the table."""
-    _step(4, f"scoring {count} unseen sentences by unseen voices, clean and at 5 dB")
+    _step(4, f"scoring {count} unseen sentences by unseen voices, clean, at 5 dB, with feeling")
     models = open_models(model, processor)
     results = run(
         Benchmark(tasks=build_tasks(), sets=load_sets(out, count), command=command), models, out
@@ -204,17 +217,16 @@ def open_models(model: BlspForConditionalGeneration, processor: BlspProcessor) -
 
 
 def load_sets(out: Path, count: int) -> tuple[TestSet, ...]:
-    """The test speech, clean and at 5 dB, with what is right to answer."""
-    right = {
-        f"test-{SEED}-{index:06d}": {kind: answer(kind, sentence) for kind in kinds()}
-        for index, sentence in enumerate(sample_sentences(SEED, "test", count))
-    }
+    """The test speech, clean, at 5 dB and with feeling, with what is right to answer."""
+    sentences = {each.text: each for each in sample_sentences(SEED, "test", count)}
     sets = []
-    for condition, name in {"clean": f"test-clean-{count}", "5 dB": f"test-noisy-{count}"}.items():
-        plain = load_test_set(out / "speech" / f"{name}.jsonl", condition)
-        utterances = [
-            replace(one, extra={**one.extra, "answers": right[one.id]}) for one in plain.utterances
-        ]
+    for condition, what in {"clean": "clean", "5 dB": "noisy", MOODS: "moods"}.items():
+        plain = load_test_set(out / "speech" / f"test-{what}-{count}.jsonl", condition)
+        utterances = []
+        for one in plain.utterances:
+            sentence, mood = sentences[str(one.text)], one.emotion or "neutral"
+            right = {kind: answer(kind, sentence, emotion=mood) for kind in kinds()}
+            utterances.append(replace(one, extra={**one.extra, "answers": right}))
         sets.append(replace(plain, utterances=tuple(utterances)))
     return tuple(sets)
 
@@ -222,23 +234,44 @@ def load_sets(out: Path, count: int) -> tuple[TestSet, ...]:
 def build_tasks() -> tuple[Task, ...]:
     """One task for each kind of behaviour, scored on the right answer of the text world."""
     found = load_behaviours("tiny")
+    reply = next(each for each in found.held_out if each.kind == "reply")
     return (
         *(_build_task(each, held_out=False) for each in found.behaviours),
         *(_build_task(each, held_out=True) for each in found.held_out),
+        Task(
+            name="emotion",
+            prompts=_place(instructions()["kinds"]["emotion"]),
+            reference="emotion",
+            metrics=("accuracy", "unweighted_accuracy", "invalid_rate"),
+            labels=EMOTIONS,
+            conditions=(MOODS,),
+        ),
+        Task(
+            name="reply_to_mood",
+            prompts=_place(reply.prompts),
+            reference="answers.reply",
+            metrics=("exact_match",),
+            held_out=True,
+            conditions=(MOODS,),
+        ),
     )
 
 
 def _build_task(behaviour: Behaviour, *, held_out: bool) -> Task:
     asr = behaviour.kind == "repeat"
-    places = product(behaviour.prompts, (False, True))
-    prompts = [place_prompt(text, first=first) for text, first in places]
     return Task(
         name="asr" if asr else behaviour.kind,
-        prompts=tuple(prompts),
+        prompts=_place(behaviour.prompts),
         reference="text" if asr else f"answers.{behaviour.kind}",
         metrics=("wer", "exact_match") if asr else ("exact_match",),
         held_out=held_out,
+        conditions=("clean", "5 dB"),
     )
+
+
+def _place(prompts: Sequence[str]) -> tuple[str, ...]:
+    """Each before the recording, and after it."""
+    return tuple(place_prompt(text, first=first) for text, first in product(prompts, (False, True)))
 
 
 def format_table(results: dict[str, Any]) -> str:
