@@ -52,10 +52,10 @@ class Sizes:
     """How many utterances; halves of training and development are noisy."""
 
     train: int = 2_000
-    dev: int = 200
-    test: int = 200
+    dev: int = 100
+    test: int = 100
     """Sentences, each clean and noisy."""
-    emotion_sentences: int = 20
+    emotion_sentences: int = 10
     """Of development; twice as many of the test; each in five emotions."""
 
 
@@ -75,7 +75,8 @@ def make_data(out: Path, sizes: Sizes = SIZES) -> None:
     sentences = {plan.id: plan.sentence for each in plans.values() for plan in each}
     for split in ("train", "dev"):
         manifest = join_manifests(speech, split)
-        write_own(manifest, conversations, split, author)
+        moods = speech / "dev-emotions.jsonl" if split == "dev" else manifest
+        write_own({"emotions": moods}, manifest, conversations, author)
         diverse = conversations / f"{split}-diverse.jsonl"
         words = {}
         for name in (f"{split}-clean", f"{split}-noisy"):
@@ -89,18 +90,21 @@ def make_data(out: Path, sizes: Sizes = SIZES) -> None:
 
 
 def plan_speech(sizes: Sizes) -> dict[str, list[Plan]]:
-    """Name of a manifest -> its utterances; splits share neither sentence nor voice."""
+    """Name of a manifest -> its utterances; splits share neither sentence nor voice.
+
+    What is scored on words is spoken plainly: what is right to reply depends on the mood.
+    """
     half, dev = sizes.train // 2, sizes.dev // 2
     return {
         "train-clean": plan_utterances(SEED, "train", half, candidates=CANDIDATES),
         "train-noisy": plan_utterances(
             SEED + 1, "train", half, snr_db=TRAIN_SNR_DB, candidates=CANDIDATES
         ),
-        "dev-clean": plan_utterances(SEED, "dev", dev),
-        "dev-noisy": plan_utterances(SEED + 1, "dev", dev, snr_db=TEST_SNR_DB),
+        "dev-clean": plan_utterances(SEED, "dev", dev, neutral=1.0),
+        "dev-noisy": plan_utterances(SEED + 1, "dev", dev, snr_db=TEST_SNR_DB, neutral=1.0),
         "dev-emotions": plan_emotions(SEED, "dev", sizes.emotion_sentences),
-        "test-clean": plan_utterances(SEED, "test", sizes.test),
-        "test-noisy": plan_utterances(SEED, "test", sizes.test, snr_db=TEST_SNR_DB),
+        "test-clean": plan_utterances(SEED, "test", sizes.test, neutral=1.0),
+        "test-noisy": plan_utterances(SEED, "test", sizes.test, snr_db=TEST_SNR_DB, neutral=1.0),
         "test-emotions": plan_emotions(SEED, "test", 2 * sizes.emotion_sentences),
     }
 
@@ -139,13 +143,21 @@ def own_behaviours() -> dict[str, Behaviours]:
     }
 
 
-def write_own(manifest: Path, folder: Path, split: str, author: Author) -> None:
-    """Let the LLM answer: one question of each set about every utterance."""
+def write_own(others: Mapping[str, Path], manifest: Path, folder: Path, author: Author) -> None:
+    """Let the LLM answer: one question of each set about every utterance of a split's manifest.
+
+    Args:
+        others: a set of questions -> the manifest that it is asked about instead.
+        manifest: named for its split.
+        folder: of the conversations.
+        author: who answers.
+    """
     config = ContinuationConfig(generation=GenerationConfig(max_new_tokens=96, batch_size=128))
     folder.mkdir(parents=True, exist_ok=True)
     for name, behaviours in own_behaviours().items():
-        out = folder / f"{split}-{name}.jsonl"
-        continue_manifest(manifest, out, author, behaviours, config, command=COMMAND)
+        out = folder / f"{manifest.stem}-{name}.jsonl"
+        asked = others.get(name, manifest)
+        continue_manifest(asked, out, author, behaviours, config, command=COMMAND)
 
 
 def write_foreign(manifest: Path, out: Path, sentences: Mapping[str, Sentence]) -> None:
