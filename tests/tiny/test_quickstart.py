@@ -9,6 +9,7 @@ import pytest
 from blsp.cli import main
 from blsp.results import recompute
 from blsp.tiny.quickstart import build_tasks, plan_speech
+from blsp.tiny.voices import EMOTIONS
 from blsp.tiny.world import kinds
 
 SMALL = ("--utterances", "24", "--count", "4", "training.steps=3", "training.eval_steps=3")
@@ -26,7 +27,7 @@ def test_it_leaves_results_a_report_and_a_checkpoint(out: Path) -> None:
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     systems = {row["system"] for row in results["rows"]}
     assert {"speech", "text bound", "cascade", "shuffled audio", "shuffled_text"} <= systems
-    assert {row["condition"] for row in results["rows"]} == {"clean", "5 dB"}
+    assert {row["condition"] for row in results["rows"]} == {"clean", "5 dB", "moods"}
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "What it hears, beside what it would read" in page
     assert "over training steps" in page
@@ -87,4 +88,15 @@ def test_sealed_kinds_are_neither_trained_nor_scored() -> None:
         "translate_de",
         "intent",
         "reply",
+        "reply_to_mood",
     }
+
+
+def test_words_are_tested_on_plain_speech_and_moods_on_the_same_words() -> None:
+    plans = plan_speech(4, 10)
+    assert {p.emotion for name in ("clean", "noisy") for p in plans[f"test-{name}-10"]} == {
+        "neutral"
+    }
+    moods = plans["test-moods-10"]
+    assert sorted({p.emotion for p in moods}) == sorted(EMOTIONS)
+    assert len(moods) == 5 * len({p.sentence.text for p in moods})
