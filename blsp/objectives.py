@@ -21,7 +21,7 @@ from blsp.config import DOTTED
 from blsp.errors import InputError, suggest
 from blsp.extensions import find_named
 from blsp.losses import Head
-from blsp.model import BlspForConditionalGeneration, BlspOutput
+from blsp.model import BlspForConditionalGeneration, BlspOutput, num_speech_tokens
 from blsp.model.sharding import gather
 
 BY_TOKEN = ("input_kl", "cif_quantity", "hidden_cosine")
@@ -267,14 +267,19 @@ class _Views:
 
     @property
     def words(self) -> tuple[Tensor, Tensor]:
-        """(S, D) speech embeddings and (N,) how many of each recording, without its summary."""
+        """(S, D) speech embeddings and (N,) how many of each recording, without its summaries."""
         lengths: Any = self.heard.speech_lengths
-        summary = self.teacher.config.adapter.summary
-        if not summary:
+        config = self.teacher.config
+        if not config.adapter.summary:
             return self.speech, lengths
+        whole: Any = num_speech_tokens(
+            config.adapter, config.window_frames, window_frames=config.window_frames
+        )
         place = torch.arange(len(self.speech), device=lengths.device)
         place = place - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        return self.speech[place >= summary], lengths - summary
+        said = place % whole >= config.adapter.summary  # each window of the encoder has a summary
+        owner = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+        return self.speech[said], torch.zeros_like(lengths).index_add(0, owner, said.long())
 
     @property
     def unasked(self) -> Tensor | float:

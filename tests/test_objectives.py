@@ -1,6 +1,7 @@
 """Objectives on a tiny random model: which tensors they get, and what their weights mean."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from blsp.objectives import (
     OF_SPEECH,
     Items,
     LossConfig,
+    _Views,
     compute_loss,
     count_items,
 )
@@ -268,3 +270,17 @@ def test_the_first_steps_learn_from_what_they_are_to_alone() -> None:
 def test_what_cannot_be_learnt_from_is_refused(values: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
         LossConfig(**values)
+
+
+def test_words_are_what_every_window_holds_beside_its_summary() -> None:
+    """35 s are windows of 188 and 32 embeddings, each after a summary of 2; 1 s has 7 after 2."""
+    config = SimpleNamespace(adapter=AdapterConfig(summary=2), window_frames=3000)
+    views: Any = _Views(None, SimpleNamespace(config=config), {}, LossConfig(), None)  # type: ignore[arg-type]
+    lengths = [2 + 188 + 2 + 32, 2 + 7]
+    marks = [-1.0] * 2 + [1.0] * 188 + [-1.0] * 2 + [1.0] * 32 + [-1.0] * 2 + [1.0] * 7
+    views.__dict__["heard"] = SimpleNamespace(
+        speech_embeds=torch.tensor(marks)[:, None], speech_lengths=torch.tensor(lengths)
+    )
+    words, counts = views.words
+    assert words.flatten().tolist() == [1.0] * (188 + 32 + 7)
+    assert counts.tolist() == [188 + 32, 7]

@@ -56,7 +56,11 @@ def num_speech_tokens(config: AdapterConfig, frames: Length, *, window_frames: i
 
 
 class Summary(nn.Module):
-    """A few embeddings of a whole recording: learnt weights over its rows, and an MLP."""
+    """A few embeddings of a whole recording: learnt weights over its rows, and an MLP.
+
+    What is not in the words has no place among embeddings that are told to be words. Pooling for
+    emotion by attention is FreezeEmpath's (2026), which adds one vector to a frozen model.
+    """
 
     def __init__(self, config: AdapterConfig, *, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -122,7 +126,7 @@ class ConvAdapter(nn.Module):
         hidden = hidden.transpose(1, 2)  # (B, D, S) -> (B, S, D)
         hidden = self.layer_norm(hidden + self.fc2(functional.gelu(self.fc1(hidden))))
         if self.config.summary:
-            hidden = torch.cat([self.summary(*given), hidden], dim=1)
+            hidden = torch.cat([self.summary(*given).to(hidden.dtype), hidden], dim=1)
             lengths = lengths + self.config.summary
         return hidden, lengths
 
@@ -154,10 +158,13 @@ class StackAdapter(nn.Module):
             self.ln_mid = nn.RMSNorm(gated, eps=1e-6)
         else:
             self.ln_post = nn.RMSNorm(output_size, eps=1e-6)
+        if config.summary:
+            self.summary = Summary(config, input_size=input_size, output_size=output_size)
         self.reset_parameters()
 
     def forward(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S_enc, D_enc) and its lengths (B,) -> (B, S, D) and its lengths."""
+        given = rows, lengths
         factor, mid = self.config.stack_factor, self.config.norm_position == "mid"
         rows = rows * length_mask(lengths, rows.shape[1])[..., None].to(rows.dtype)
         rows = functional.pad(rows, (0, 0, 0, -rows.shape[1] % factor))
@@ -168,12 +175,16 @@ class StackAdapter(nn.Module):
         hidden = functional.silu(gate) * value
         hidden = self.linear_2(_normalize(self.ln_mid, hidden) if mid else hidden)
         hidden = hidden if mid else _normalize(self.ln_post, hidden)
+        if self.config.summary:
+            hidden = torch.cat([self.summary(*given).to(hidden.dtype), hidden], dim=1)
         return hidden, adapter_length(self.config, lengths)
 
     def reset_parameters(self) -> None:
         """Initialise projections as torch does and norms with ``norm_init``."""
         self.linear_1.reset_parameters()
         self.linear_2.reset_parameters()
+        if self.config.summary:
+            self.summary.reset_parameters()
         second = self.ln_mid if self.config.norm_position == "mid" else self.ln_post
         for norm in (self.ln_pre, second):
             nn.init.constant_(

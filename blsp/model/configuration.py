@@ -56,8 +56,8 @@ class AdapterConfig:
     norm_position: Literal["mid", "post"] = "mid"
     """stack: the second norm before (`mid`, Ultravox from 0.5) or after the last projection."""
     summary: int = 0
-    """conv, stack: so many embeddings of the whole recording before those of its parts: room for
-    what is not in the words, such as the mood. Each weighs all encoder rows."""
+    """conv, stack: so many embeddings of the whole recording (of each encoder window) before those
+    of its parts: room for what is not in the words, such as the mood. Each weighs all rows."""
     queries: int = 1
     """qformer: queries a window, each of which becomes a speech embedding."""
     query_window: int = 17

@@ -88,6 +88,7 @@ VARIANTS = (
             "loss.cif_quantity=1.0",
         ),
     ),
+    Variant(name="no_summary", recipe=DEFAULT, changes=("model.adapter.summary=0",)),
     Variant(name="no_cosine", recipe="slm_style", changes=("loss.hidden_cosine=0.0",)),
     Variant(
         name="lora_rank_16",

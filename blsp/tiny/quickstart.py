@@ -61,7 +61,7 @@ what is right to reply follows from the mood."""
 PER_MOOD = 5
 """One sentence with feeling for so many plain ones."""
 SHOWN = (SPEECH, CASCADE, TEXT_BOUND, SHUFFLED_AUDIO, SHUFFLED_TEXT)
-EXAMPLE = "please remind anna to water the plants in the kitchen at half past seven"
+EXAMPLE = "book a table for four people at four in the afternoon"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,8 @@ CONFIGS = [
     AdapterConfig(kind="conv", kernel_sizes=(3, 7)),
     AdapterConfig(kind="stack", hidden_size=16),
     AdapterConfig(kind="stack", hidden_size=16, stack_factor=5, norm_position="post"),
+    AdapterConfig(kind="conv", summary=3, bottleneck_size=8),
+    AdapterConfig(kind="stack", hidden_size=16, summary=1),
     AdapterConfig(kind="qformer"),
     AdapterConfig(kind="qformer", queries=3, query_window=7, layers=1),
 ]
@@ -144,3 +146,20 @@ def test_wrong_numbers_are_refused_in_one_line(numbers: dict, line: str) -> None
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
 def test_numbers_survive_json(config: AdapterConfig) -> None:
     assert AdapterConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_summary_stands_before_what_it_summarises_and_weighs_all_rows() -> None:
+    torch.manual_seed(0)
+    adapter, rows = (
+        small(AdapterConfig(kind="conv", summary=2, bottleneck_size=8)),
+        torch.randn(9, 6),
+    )
+    plain = small(AdapterConfig(kind="conv", bottleneck_size=8))
+    plain.load_state_dict(
+        {n: t for n, t in adapter.state_dict().items() if not n.startswith("summary.")}
+    )
+    embeds, count = adapter(rows[None], torch.tensor([9]))
+    assert count.tolist() == [2 + 2]
+    torch.testing.assert_close(embeds[:, 2:], plain(rows[None], torch.tensor([9]))[0])
+    backwards, _ = adapter(rows.flip(0)[None], torch.tensor([9]))
+    torch.testing.assert_close(backwards[:, :2], embeds[:, :2])  # an order it does not see
