@@ -178,9 +178,15 @@ class Entrant:
     train: tuple[Path, ...]
     begins_from: str | None = None
     """The entrant whose result of the same seed it begins from."""
-    is_recipe: bool = True
+    varies: str | None = None
+    """The recipe that a variant is one of; it trains at that one's learning rate."""
     is_stage: bool = False
     """Whether another recipe begins from it: it alone may be shorter."""
+
+    @property
+    def is_recipe(self) -> bool:
+        """Whether it is a recipe as it is shipped."""
+        return self.varies is None
 
     @property
     def title(self) -> str:
@@ -250,9 +256,11 @@ def _find_chains(folder: Path, recipes: Sequence[str]) -> dict[str, str]:
 
 
 def _add(one: Variant, folder: Path, chains: Mapping[str, str], found: dict[str, Entrant]) -> None:
-    """Put an entrant behind its earlier stage."""
+    """Put an entrant behind its earlier stage, and a variant behind its recipe."""
     if one.name in found:
         return
+    if one.name != one.recipe:
+        _add(Variant(name=one.recipe, recipe=one.recipe, changes=()), folder, chains, found)
     if before := chains.get(one.recipe):
         _add(Variant(name=before, recipe=before, changes=()), folder, chains, found)
     path = folder / f"{one.recipe}.yaml"
@@ -270,7 +278,7 @@ def _add(one: Variant, folder: Path, chains: Mapping[str, str], found: dict[str,
         steps=recipe.training.steps,
         train=recipe.data.train,
         begins_from=before,
-        is_recipe=one.name == one.recipe,
+        varies=None if one.name == one.recipe else one.recipe,
         is_stage=one.name in chains.values(),
     )
 

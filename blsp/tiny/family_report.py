@@ -273,7 +273,7 @@ def _format_variants(standing: Standing) -> str:
         one = standing.plan.entrants[name]
         changed = "; ".join(f"`{change}`" for change in one.changes)
         lines.append([*_score_cells(name, row), f"`{one.recipe.stem}` with {changed}"])
-    note = "Recipes with values changed, for the claims below; searched and run like recipes."
+    note = "Recipes with values changed, for the claims below, at the rate of their recipe."
     head = ["", "seeds", *_score_heads(), "what it is"]
     return _section("Variants", note, _table(head, lines))
 
@@ -305,6 +305,8 @@ def _claim_cells(one: Judged) -> list[str]:
 def _format_search(standing: Standing) -> str:
     plan, lines = standing.plan, []
     for name, one in plan.entrants.items():
+        if not one.is_recipe:
+            continue
         runs, best = plan.search_runs(name), plan.best_rate(name)
         cells = [_search_cell(plan, run, chosen=run.rate == best) for run in runs]
         lines.append([one.title, *cells])

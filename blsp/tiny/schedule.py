@@ -1,9 +1,10 @@
 """Which runs the comparison takes, in which order, and who does them.
 
-First each recipe is trained at three learning rates and scored on development data; the best one is
-then trained with every seed and scored on the test; the two recipes that are best on development
-data get more seeds. What is done stands on disk and nowhere else, so a session may end at any time
-and the next goes on. Results enter a pure plan; jobs leave, and workers take them one by one.
+First each recipe is trained at three learning rates and scored on development data; the best one
+(for a variant that of its recipe) is then trained with every seed and scored on the test; the two
+recipes that are best on development data get more seeds. What is done stands on disk and nowhere
+else, so a session may end at any time and the next goes on. Results enter a pure plan; jobs leave,
+and workers take them one by one.
 """
 
 import multiprocessing
@@ -66,7 +67,9 @@ class Plan:
     # --- what is known ----------------------------------------------------------------------------
 
     def search_runs(self, name: str) -> list[Run]:
-        """One run a learning rate."""
+        """One run a learning rate; a variant has no search of its own."""
+        if self.entrants[name].varies:
+            return []
         rates = [float(f"{factor * self.entrants[name].rate:.3g}") for factor in RATE_FACTORS]
         return [Run(entrant=name, rate=rate, seed=0) for rate in rates]
 
@@ -80,6 +83,8 @@ class Plan:
     def best_rate(self, name: str) -> float | None:
         """The learning rate with the best development score, of equal ones the lowest; None while
         the search goes on, or where all of it failed."""
+        if recipe := self.entrants[name].varies:
+            return self.best_rate(recipe)
         runs = self.search_runs(name)
         scores = [score for run in runs if (score := self.dev_score(run)) is not None]
         if len(scores) < len(runs) or max(scores) == FAILED:
@@ -111,6 +116,8 @@ class Plan:
         before = self.entrants[name].begins_from
         if before and self.has_failed(before):
             return True
+        if recipe := self.entrants[name].varies:
+            return self.has_failed(recipe)
         return all(self.dev_score(run) == FAILED for run in self.search_runs(name))
 
     def before(self, run: Run) -> Run | None:
