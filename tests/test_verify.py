@@ -66,8 +66,8 @@ def test_a_forward_pass_that_touches_text_is_found(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, processor = load_checkpoint(checkpoint)
-    embed = model.model.embed
-    monkeypatch.setattr(model.model, "embed", lambda *a, **k: embed(*a, **k) * (1 + 1e-6))
+    place = model.model.place_speech
+    monkeypatch.setattr(model.model, "place_speech", lambda *a, **k: place(*a, **k) * (1 + 1e-6))
     assert check_text(model, processor).passed is False
 
 
