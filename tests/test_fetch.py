@@ -188,8 +188,9 @@ def test_lora_weights_bring_their_base_model(
 
 
 def test_a_recipe_on_text_takes_no_whisper(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where nobody has run a quickstart
     assert main(["fetch", "tiny/chat", f"model.llm={LLM}"]) == 0
     assert "Whisper" not in capsys.readouterr().out
     found = {finding.name: finding for finding in check_recipe("tiny/chat", [f"model.llm={LLM}"])}

@@ -217,7 +217,7 @@ def test_every_command_about_text_and_right_answers_works(
     model, processor = compose(
         llm="blsp/tiny-llm",
         encoder="blsp/tiny-whisper",
-        adapter=AdapterConfig(kind="conv", norm_init=0.09),
+        adapter=AdapterConfig(kind="conv", norm_init=0.09, summary=4),
     )
     save_checkpoint(model, processor, quickstart / "checkpoint")
     for line in commands(FOLDER / "text-and-supervised.md"):
