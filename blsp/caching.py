@@ -12,6 +12,7 @@ share it. Recordings enter as they would enter extractor and encoder; what these
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from blsp.dataset import FRAMES_PER_SECOND, ConversationDataset, LoadFeatures
 from blsp.errors import InputError
 from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration
+from blsp.model.encoder import encoder_lengths
 from blsp.model.processing import Features, pad_features
 
 
@@ -94,7 +96,7 @@ class EncoderCache:
         rows = self.forward(input_features, **more).last_hidden_state
         for key, row, length in zip(keys, rows, lengths, strict=True):
             if key not in self.store.tensors:
-                self.store.keep(key, row[: (length - 1) // 2 + 1].clone())
+                self.store.keep(key, row[: encoder_lengths(length)].clone())
 
     def _encode(self, features: Tensor, mask: Tensor | None) -> Tensor:
         """(M, F) -> (S, D), on the CPU if it was kept."""
@@ -175,12 +177,15 @@ def fill_cache(
 ) -> None:
     """Encode what data sets hold, if all of it finds room; what cannot be read is passed over."""
     config, weight = model.config, model.model.audio_tower.conv1.weight
-    parts = [each for dataset in datasets for each in dataset.recordings()]
-    seconds = sum(part.duration for part, _, _ in parts)
     row_bytes = config.audio_config.d_model * weight.element_size()  # type: ignore[union-attr]
-    if seconds * FRAMES_PER_SECOND / 2 * row_bytes > cache.store.room:
-        return
-    parts = [one for one in parts if one[0].duration * FRAMES_PER_SECOND <= config.window_frames]
+    parts, room = [], cache.store.room
+    for part, root, load in chain.from_iterable(dataset.recordings() for dataset in datasets):
+        frames = round(part.duration * FRAMES_PER_SECOND)
+        room -= encoder_lengths(frames) * row_bytes
+        if room < 0:  # of millions of lines only as many are read as find room
+            return
+        if frames <= config.window_frames:
+            parts.append((part, root, load))
     parts.sort(key=lambda one: one[0].duration)
     for start in range(0, len(parts), FILLED_AT_ONCE):
         features = []

@@ -31,6 +31,7 @@ from blsp.manifest import (
     read_meta,
     scan_rows,
 )
+from blsp.model.encoder import encoder_lengths
 from blsp.model.processing import Features
 from blsp.rendering import IGNORED, Rendered, Renderer
 
@@ -76,7 +77,8 @@ class Demands:
         for part, count in zip(parts, words, strict=True):
             if self.decides_length and not count:
                 return "empty transcript"
-            if self.decides_length and count > part.duration * FRAMES_PER_SECOND / 2:
+            rows = encoder_lengths(round(part.duration * FRAMES_PER_SECOND))
+            if self.decides_length and count > rows:
                 return "more tokens than encoder rows"
             if self.emotions and part.emotion not in (None, *self.emotions):
                 return f"unknown emotion {part.emotion!r}"

@@ -9,6 +9,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from blsp.manifest import Utterance
 from blsp.report import write_report
 from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute
 from blsp.systems import load_models
-from blsp.tasks import Task
+from blsp.tasks import MetricName, Task
 
 VOICED = tuple(system for system in SYSTEMS if system != SHUFFLED_TEXT)
 """The systems where the voice tells the answer and the words do not: another's words then say
@@ -92,6 +93,55 @@ def find_values(sets: Sequence[TestSet], field: str) -> tuple[str, ...]:
     utterances: list[Utterance] = [one for test_set in sets for one in test_set.utterances]
     found = {getattr(one, field) for one in utterances}
     return tuple(sorted(value for value in found if value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelBenchmark:
+    """A benchmark of which the answer is one of some labels, for `run_labels`."""
+
+    name: str
+    """Of the program."""
+    field: str
+    """Of the utterances, where the right label stands; also what the task is called."""
+    instruction: str
+    """Asked unless told otherwise; ``{labels}`` becomes the labels with commas."""
+    metrics: tuple[MetricName, ...]
+    systems: tuple[str, ...] = SYSTEMS
+
+
+def run_labels(benchmark: LabelBenchmark, description: str, argv: Sequence[str] | None) -> int:
+    """Be the program of a benchmark of labels; returns the exit code.
+
+    Args:
+        benchmark: what is asked.
+        description: the program's docstring.
+        argv: None takes those of the process.
+
+    Raises:
+        InputError: no utterance has a label, or what `run_tasks` finds wrong.
+    """
+    name, field = benchmark.name, benchmark.field
+    parser = build_parser(name, description, systems=benchmark.systems)
+    parser.add_argument("--labels", help=f"all {field}s, with commas (default: the manifests')")
+    options = parser.parse_args(argv)
+    sets = load_sets(options)
+    found = find_values(sets, field)
+    if not found:
+        raise InputError(
+            f"expected `{field}` in the utterances of {', '.join(options.manifest)}, found none; "
+            "add it, or score another task"
+        )
+    labels = tuple(options.labels.split(",")) if options.labels else found
+    prompts = options.instruction or [benchmark.instruction]
+    task = Task(
+        name=field,
+        prompts=tuple(prompt.replace("{labels}", ", ".join(labels)) for prompt in prompts),
+        reference=field,
+        metrics=benchmark.metrics,
+        labels=labels,
+        held_out=options.held_out,
+    )
+    return run_tasks(options, [task], sets, command=write_command(name, argv))
 
 
 def run_tasks(

@@ -203,10 +203,10 @@ def _map_sentence(
     (start, end) = read.transcripts[0]
     with model.model.without_lora():
         words = states({"input_ids": written})[start:end]
-    inputs = {"input_ids": torch.tensor([heard.ids]), **features}
-    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    given: dict[str, Any] = {"input_ids": torch.tensor([heard.ids]), **features}
+    inputs = {name: tensor.to(device) for name, tensor in given.items()}
     if model.config.adapter.decides_length:
-        inputs = model.fit_audio(inputs.pop("input_ids"), inputs.pop("input_features"), **inputs)  # type: ignore[arg-type]
+        inputs = model.fit_audio(**inputs)
     spoken = inputs["input_ids"][0] == processor.audio_token_id
     values = similarity_map(states(inputs)[spoken], words)
     tokens = [renderer.tokenizer.decode([token]).strip() for token in read.ids[start:end]]

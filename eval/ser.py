@@ -12,39 +12,23 @@ counted as invalid.
 import sys
 from collections.abc import Sequence
 
-from blsp.errors import InputError
-from blsp.evaluate import VOICED, build_parser, find_values, load_sets, run_tasks, write_command
-from blsp.tasks import Task
+from blsp.evaluate import VOICED, LabelBenchmark, run_labels
 
-INSTRUCTION = (
-    "Please identify the emotion tone of the speech provided below. Select from the following "
-    "options: {labels}.\n\nSpeech:\n{audio}"
+BENCHMARK = LabelBenchmark(
+    name="ser",
+    field="emotion",
+    instruction=(
+        "Please identify the emotion tone of the speech provided below. Select from the following "
+        "options: {labels}.\n\nSpeech:\n{audio}"
+    ),
+    metrics=("accuracy", "unweighted_accuracy", "invalid_rate"),
+    systems=VOICED,
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score a checkpoint; returns the exit code."""
-    parser = build_parser("ser", __doc__ or "", systems=VOICED)
-    parser.add_argument("--labels", help="all emotions, with commas (default: the manifests')")
-    options = parser.parse_args(argv)
-    sets = load_sets(options)
-    found = find_values(sets, "emotion")
-    if not found:
-        raise InputError(
-            f"expected `emotion` in the utterances of {', '.join(options.manifest)}, found none; "
-            "add it, or score another task"
-        )
-    labels = tuple(options.labels.split(",")) if options.labels else found
-    prompts = options.instruction or [INSTRUCTION]
-    task = Task(
-        name="emotion",
-        prompts=tuple(prompt.replace("{labels}", ", ".join(labels)) for prompt in prompts),
-        reference="emotion",
-        metrics=("accuracy", "unweighted_accuracy", "invalid_rate"),
-        labels=labels,
-        held_out=options.held_out,
-    )
-    return run_tasks(options, [task], sets, command=write_command("ser", argv))
+    return run_labels(BENCHMARK, __doc__ or "", argv)
 
 
 if __name__ == "__main__":

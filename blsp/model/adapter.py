@@ -7,7 +7,7 @@ count as one. Rows after an utterance's end never reach a valid output, so that 
 its rows give alone.
 """
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,8 @@ from torch.nn import functional
 from blsp.extensions import find_named
 from blsp.model.cformer import CFormerAdapter
 from blsp.model.configuration import AdapterConfig, BlspConfig
-from blsp.model.encoder import encoder_lengths, length_mask
+from blsp.model.encoder import Length, encoder_lengths, length_mask
 from blsp.model.qformer import QFormerAdapter, query_count
-
-Length = TypeVar("Length", int, Tensor)
 
 
 def conv_length(length: Length) -> Length:
@@ -28,30 +26,29 @@ def conv_length(length: Length) -> Length:
 
 
 def adapter_length(config: AdapterConfig, rows: Length) -> Length:
-    """Speech embeddings that so many encoder rows become; none for none.
-
-    Of an adapter that decides itself it is the placeholder that stands for whatever comes out.
-    """
-    if config.decides_length:
-        return (rows > 0) * 1  # type: ignore[return-value]
+    """Speech embeddings that so many encoder rows become, none of none, where the rows tell it."""
     if config.class_:
         return adapter_class(config).output_length(rows, **config.options)
-    if config.kind == "stack":
-        return -(-rows // config.stack_factor) + config.summary * (rows > 0)  # type: ignore[return-value]
     if config.kind == "qformer":
-        return query_count(config, rows)  # type: ignore[return-value]
-    summary = config.summary * (rows > 0)
-    for _ in config.kernel_sizes:
-        rows = conv_length(rows)
-    return rows + summary  # type: ignore[return-value]
+        return query_count(config, rows)
+    count = rows
+    if config.kind == "stack":
+        count = -(-rows // config.stack_factor)
+    else:
+        for _ in config.kernel_sizes:
+            count = conv_length(count)
+    return count + config.summary * (rows > 0)  # type: ignore[return-value]
 
 
 def num_speech_tokens(config: AdapterConfig, frames: Length, *, window_frames: int) -> Length:
-    """Speech embeddings of a recording of so many log-mel frames, encoded window by window."""
-    if config.decides_length:  # one for the recording, however many windows
+    """Speech embeddings of a recording of so many log-mel frames, encoded window by window.
+
+    Of an adapter that decides itself it is the one placeholder that stands for whatever comes out.
+    """
+    if config.decides_length:
         return (frames > 0) * 1  # type: ignore[return-value]
-    whole = adapter_length(config, encoder_lengths(window_frames))  # type: ignore[arg-type]
-    rest = adapter_length(config, encoder_lengths(frames % window_frames))  # type: ignore[arg-type]
+    whole = adapter_length(config, encoder_lengths(window_frames))
+    rest = adapter_length(config, encoder_lengths(frames % window_frames))
     return frames // window_frames * whole + rest  # type: ignore[return-value]
 
 
@@ -85,38 +82,66 @@ class Summary(nn.Module):
             nn.init.constant_(self.layer_norm.weight, self.config.norm_init)
 
 
-class ConvAdapter(nn.Module):
-    """Strided convolutions with gated linear units, a residual bottleneck and a norm.
-
-    The adapter of BLSP (arXiv 2309.00916): with three kernels of 5, a 50 Hz encoder becomes
-    6.25 embeddings a second.
-    """
+class RateAdapter(nn.Module):
+    """An adapter whose embeddings follow each other at a fixed rate, behind those of a `Summary`
+    if there is one."""
 
     def __init__(self, config: AdapterConfig, *, input_size: int, output_size: int) -> None:
         super().__init__()
         self.config = config
-        last = len(config.kernel_sizes) - 1
-        # A gated unit halves the channels: all but the last convolution keep the encoder's width.
-        self.convs = nn.ModuleList(
-            nn.Conv1d(
-                input_size,
-                2 * (output_size if index == last else input_size),
-                size,
-                stride=2,
-                padding=size // 2,
-            )
-            for index, size in enumerate(config.kernel_sizes)
-        )
-        self.fc1 = nn.Linear(output_size, config.bottleneck_size, bias=False)
-        self.fc2 = nn.Linear(config.bottleneck_size, output_size, bias=False)
-        self.layer_norm = nn.LayerNorm(output_size)
+        self._build(input_size, output_size)
         if config.summary:
             self.summary = Summary(config, input_size=input_size, output_size=output_size)
         self.reset_parameters()
 
     def forward(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S_enc, D_enc) and its lengths (B,) -> (B, S, D) and its lengths."""
-        given = rows, lengths
+        hidden = self._embed(rows, lengths)
+        if self.config.summary:
+            hidden = torch.cat([self.summary(rows, lengths).to(hidden.dtype), hidden], dim=1)
+        return hidden, adapter_length(self.config, lengths)
+
+    def reset_parameters(self) -> None:
+        """Initialise projections as torch does and norms with ``norm_init``."""
+        self._reset()
+        if self.config.summary:
+            self.summary.reset_parameters()
+
+    def _build(self, input_size: int, output_size: int) -> None:
+        raise NotImplementedError
+
+    def _embed(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _reset(self) -> None:
+        raise NotImplementedError
+
+
+class ConvAdapter(RateAdapter):
+    """Strided convolutions with gated linear units, a residual bottleneck and a norm.
+
+    The adapter of BLSP (arXiv 2309.00916): with three kernels of 5, a 50 Hz encoder becomes
+    6.25 embeddings a second.
+    """
+
+    def _build(self, input_size: int, output_size: int) -> None:
+        kernels, bottleneck = self.config.kernel_sizes, self.config.bottleneck_size
+        # A gated unit halves the channels: all but the last convolution keep the encoder's width.
+        self.convs = nn.ModuleList(
+            nn.Conv1d(
+                input_size,
+                2 * (output_size if index == len(kernels) - 1 else input_size),
+                size,
+                stride=2,
+                padding=size // 2,
+            )
+            for index, size in enumerate(kernels)
+        )
+        self.fc1 = nn.Linear(output_size, bottleneck, bias=False)
+        self.fc2 = nn.Linear(bottleneck, output_size, bias=False)
+        self.layer_norm = nn.LayerNorm(output_size)
+
+    def _embed(self, rows: Tensor, lengths: Tensor) -> Tensor:
         hidden = rows.transpose(1, 2)  # (B, S_enc, D_enc) -> (B, D_enc, S_enc)
         for conv in self.convs:
             # Rows after the end carry the bias of the convolution before: hide them from the next.
@@ -124,32 +149,25 @@ class ConvAdapter(nn.Module):
             hidden = functional.glu(conv(hidden), dim=1)
             lengths = conv_length(lengths)
         hidden = hidden.transpose(1, 2)  # (B, D, S) -> (B, S, D)
-        hidden = self.layer_norm(hidden + self.fc2(functional.gelu(self.fc1(hidden))))
-        if self.config.summary:
-            hidden = torch.cat([self.summary(*given).to(hidden.dtype), hidden], dim=1)
-            lengths = lengths + self.config.summary
-        return hidden, lengths
+        return self.layer_norm(hidden + self.fc2(functional.gelu(self.fc1(hidden))))
 
-    def reset_parameters(self) -> None:
-        """Initialise as torch does, which is what BLSP trained from, and the norm's weight with
-        ``norm_init``."""
-        parts = [*self.convs, self.fc1, self.fc2, self.layer_norm]
-        for module in [*parts, self.summary] if self.config.summary else parts:
+    def _reset(self) -> None:
+        # As torch does is also what BLSP trained from.
+        for module in (*self.convs, self.fc1, self.fc2, self.layer_norm):
             module.reset_parameters()  # type: ignore[operator]
         if self.config.norm_init is not None:
             nn.init.constant_(self.layer_norm.weight, self.config.norm_init)
 
 
-class StackAdapter(nn.Module):
+class StackAdapter(RateAdapter):
     """Neighbouring rows stacked into one, then norm, projection, SwiGLU, projection, with a second
     norm between or after.
 
     Both layouts of Ultravox's projector (its 0.4.1 and 0.5 releases) with their parameter names.
     """
 
-    def __init__(self, config: AdapterConfig, *, input_size: int, output_size: int) -> None:
-        super().__init__()
-        self.config = config
+    def _build(self, input_size: int, output_size: int) -> None:
+        config = self.config
         stacked, gated = input_size * config.stack_factor, config.hidden_size // 2
         self.ln_pre = nn.RMSNorm(stacked, eps=1e-6)
         self.linear_1 = nn.Linear(stacked, config.hidden_size, bias=False)
@@ -158,13 +176,8 @@ class StackAdapter(nn.Module):
             self.ln_mid = nn.RMSNorm(gated, eps=1e-6)
         else:
             self.ln_post = nn.RMSNorm(output_size, eps=1e-6)
-        if config.summary:
-            self.summary = Summary(config, input_size=input_size, output_size=output_size)
-        self.reset_parameters()
 
-    def forward(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S_enc, D_enc) and its lengths (B,) -> (B, S, D) and its lengths."""
-        given = rows, lengths
+    def _embed(self, rows: Tensor, lengths: Tensor) -> Tensor:
         factor, mid = self.config.stack_factor, self.config.norm_position == "mid"
         rows = rows * length_mask(lengths, rows.shape[1])[..., None].to(rows.dtype)
         rows = functional.pad(rows, (0, 0, 0, -rows.shape[1] % factor))
@@ -174,22 +187,15 @@ class StackAdapter(nn.Module):
         value, gate = self.linear_1(_normalize(self.ln_pre, hidden)).chunk(2, dim=-1)
         hidden = functional.silu(gate) * value
         hidden = self.linear_2(_normalize(self.ln_mid, hidden) if mid else hidden)
-        hidden = hidden if mid else _normalize(self.ln_post, hidden)
-        if self.config.summary:
-            hidden = torch.cat([self.summary(*given).to(hidden.dtype), hidden], dim=1)
-        return hidden, adapter_length(self.config, lengths)
+        return hidden if mid else _normalize(self.ln_post, hidden)
 
-    def reset_parameters(self) -> None:
-        """Initialise projections as torch does and norms with ``norm_init``."""
+    def _reset(self) -> None:
         self.linear_1.reset_parameters()
         self.linear_2.reset_parameters()
-        if self.config.summary:
-            self.summary.reset_parameters()
         second = self.ln_mid if self.config.norm_position == "mid" else self.ln_post
+        weight = 0.4 if self.config.norm_init is None else self.config.norm_init
         for norm in (self.ln_pre, second):
-            nn.init.constant_(
-                norm.weight, 0.4 if self.config.norm_init is None else self.config.norm_init
-            )
+            nn.init.constant_(norm.weight, weight)
 
 
 def _normalize(norm: nn.RMSNorm, hidden: Tensor) -> Tensor:

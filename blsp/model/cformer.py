@@ -16,10 +16,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer, si
 
 from blsp.model.configuration import AdapterConfig
 from blsp.model.encoder import length_mask
-from blsp.model.firing import integrate_and_fire, round_quantity, scale_weights
-
-_RARE = -2.2
-"""Bias of the weights: 0.1 a row, which is five tokens a second of a 50 Hz encoder."""
+from blsp.model.firing import RARE, integrate_and_fire, round_quantity, scale_weights
 
 
 class CFormerAdapter(nn.Module):
@@ -94,7 +91,7 @@ class CFormerAdapter(nn.Module):
         for module in self.modules():
             if module is not self and hasattr(module, "reset_parameters"):
                 module.reset_parameters()  # type: ignore[operator]
-        nn.init.constant_(self.weigh.bias, _RARE)
+        nn.init.constant_(self.weigh.bias, RARE)
         if self.config.norm_init is not None:
             nn.init.constant_(self.layer_norm.weight, self.config.norm_init)
 

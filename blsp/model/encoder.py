@@ -8,7 +8,7 @@ long. Parameter names are the parent's; with 3,000 frames and no mask the number
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,11 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoder, Whisper
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+Length = TypeVar("Length", int, Tensor)
+"""A number of rows, or one for each recording."""
 
-def encoder_lengths(frames: Tensor) -> Tensor:
+
+def encoder_lengths(frames: Length) -> Length:
     """Encoder rows of so many log-mel frames: two convolutions, the second of stride 2."""
     return (frames - 1) // 2 + 1
 

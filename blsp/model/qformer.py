@@ -6,21 +6,14 @@ an equal share of the rows, and the number is predicted where there is no transc
 Speech as They Read Text?", 2026). Encoder rows enter; embeddings and their number leave.
 """
 
-from typing import TypeVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import WhisperConfig
 
 from blsp.model.configuration import AdapterConfig
-from blsp.model.encoder import length_mask
-from blsp.model.firing import round_quantity
-
-Length = TypeVar("Length", int, Tensor)
-
-_RARE = -2.2
-"""Bias of the predicted number: 0.1 a row, which is five tokens a second of a 50 Hz encoder."""
+from blsp.model.encoder import Length, length_mask
+from blsp.model.firing import RARE, round_quantity
 
 
 class QFormerAdapter(nn.Module):
@@ -125,7 +118,7 @@ class QFormerAdapter(nn.Module):
                 reset()
         nn.init.normal_(self.queries, std=0.02)
         if self.config.length == "tokens":
-            nn.init.constant_(self.weigh.bias, _RARE)
+            nn.init.constant_(self.weigh.bias, RARE)
         if self.config.norm_init is not None:
             nn.init.constant_(self.layer_norm.weight, self.config.norm_init)
 

@@ -18,9 +18,9 @@ from typing import Literal
 
 from blsp.caching import share_caches
 from blsp.results import SPEECH
-from blsp.tiny.entrants import Entrants
-from blsp.tiny.runs import Comparison, Result, Run, begin_process, read_result, train_run
-from blsp.tiny.scoring import YARDSTICKS, compute_dev_score, score_run, score_yardsticks
+from blsp.tiny.family.entrants import Entrants
+from blsp.tiny.family.runs import Comparison, Result, Run, begin_process, read_result, train_run
+from blsp.tiny.family.scoring import YARDSTICKS, compute_dev_score, score_run, score_yardsticks
 
 RATE_FACTORS = (1 / 3, 1.0, 3.0)
 """Of a recipe's own learning rate."""

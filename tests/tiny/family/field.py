@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from blsp.results import CASCADE, SHUFFLED_TEXT, SPEECH, TEXT_BOUND
-from blsp.tiny.entrants import Entrant, Variant, load_entrants
-from blsp.tiny.family_data import CLEAN, EMOTIONS, NOISY
-from blsp.tiny.runs import RESULT, Comparison, Run
-from blsp.tiny.schedule import Job
-from blsp.tiny.scoring import YARDSTICKS, build_tasks
+from blsp.tiny.family.data import CLEAN, EMOTIONS, NOISY
+from blsp.tiny.family.entrants import Entrant, Variant, load_entrants
+from blsp.tiny.family.runs import RESULT, Comparison, Run
+from blsp.tiny.family.schedule import Job
+from blsp.tiny.family.scoring import YARDSTICKS, build_tasks
 
 RECIPE = """# {name}
 # needs: nothing

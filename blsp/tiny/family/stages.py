@@ -8,7 +8,6 @@ any time.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,12 +18,20 @@ from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.hardware import choose_cpu_dtype
 from blsp.results import write_json
-from blsp.tiny.entrants import DEFAULT, FOLDER, load_entrants
-from blsp.tiny.family_data import make_data
-from blsp.tiny.family_figure import draw_figure
-from blsp.tiny.family_report import COMMAND, FIGURE, collect, format_page
-from blsp.tiny.runs import Comparison
-from blsp.tiny.schedule import MORE_SEEDS, SEEDS, Plan, Results, Stage, open_workers, run_jobs
+from blsp.tiny.family.data import make_data
+from blsp.tiny.family.entrants import DEFAULT, FOLDER, load_entrants
+from blsp.tiny.family.figure import draw_figure
+from blsp.tiny.family.report import COMMAND, FIGURE, collect, format_page
+from blsp.tiny.family.runs import Comparison
+from blsp.tiny.family.schedule import (
+    MORE_SEEDS,
+    SEEDS,
+    Plan,
+    Results,
+    Stage,
+    open_workers,
+    run_jobs,
+)
 
 STAGES = ("data", "search", "run", "report")
 SETTINGS = "settings.json"
@@ -123,11 +130,3 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             raise InputError(f"expected stages among {', '.join(STAGES)}, found {stage!r}")
     options.stages = options.stages or STAGES
     return options
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except InputError as mistake:
-        print(f"blsp: {mistake}", file=sys.stderr)
-        sys.exit(2)

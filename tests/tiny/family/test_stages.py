@@ -11,12 +11,12 @@ from blsp.checkpoint import is_complete
 from blsp.errors import InputError
 from blsp.manifest import read_conversations, read_meta
 from blsp.recipe import load_recipe
-from blsp.tiny.costs import COSTS
-from blsp.tiny.entrants import RECIPES, Variant, load_entrants
-from blsp.tiny.family import run_stages, write_report
-from blsp.tiny.family_data import Sizes, make_data
-from blsp.tiny.runs import Comparison, Run, build_recipe, train_run
-from blsp.tiny.schedule import Plan, Results
+from blsp.tiny.family.costs import COSTS
+from blsp.tiny.family.data import Sizes, make_data
+from blsp.tiny.family.entrants import RECIPES, Variant, load_entrants
+from blsp.tiny.family.runs import Comparison, Run, build_recipe, train_run
+from blsp.tiny.family.schedule import Plan, Results
+from blsp.tiny.family.stages import run_stages, write_report
 from blsp.train import main
 from blsp.trainer import FINAL_FOLDER
 

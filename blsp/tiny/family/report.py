@@ -10,12 +10,12 @@ from textwrap import fill
 
 from blsp.metrics import Estimate
 from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, TEXT_BOUND
-from blsp.tiny.entrants import CLAIMS, Claim, stages_of
-from blsp.tiny.family_data import Sizes
-from blsp.tiny.runs import Run
-from blsp.tiny.schedule import RATE_FACTORS, Job, Plan
-from blsp.tiny.scoring import Group, group_tasks
-from blsp.tiny.standings import (
+from blsp.tiny.family.data import Sizes
+from blsp.tiny.family.entrants import CLAIMS, Claim, stages_of
+from blsp.tiny.family.runs import Run
+from blsp.tiny.family.schedule import RATE_FACTORS, Job, Plan
+from blsp.tiny.family.scoring import Group, group_tasks
+from blsp.tiny.family.standings import (
     CONDITIONS,
     LEVEL,
     Judged,

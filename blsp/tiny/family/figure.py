@@ -7,8 +7,8 @@ leaves.
 from pathlib import Path
 
 from blsp.results import CASCADE, TEXT_BOUND
-from blsp.tiny.family_data import CLEAN, NOISY
-from blsp.tiny.family_report import Standing
+from blsp.tiny.family.data import CLEAN, NOISY
+from blsp.tiny.family.report import Standing
 
 
 def draw_figure(standing: Standing, path: Path) -> None:

@@ -24,9 +24,9 @@ from blsp.manifest import Meta
 from blsp.progress import LOG
 from blsp.recipe import Header, Recipe, load_recipe
 from blsp.results import write_json
-from blsp.tiny.costs import CostMeter, read_costs
-from blsp.tiny.entrants import FOLDER, Entrant, stages_of
-from blsp.tiny.family_data import SIZES, Sizes, fingerprint
+from blsp.tiny.family.costs import CostMeter, read_costs
+from blsp.tiny.family.data import SIZES, Sizes, fingerprint
+from blsp.tiny.family.entrants import FOLDER, Entrant, stages_of
 from blsp.train import build_parts, build_trainer
 from blsp.trainer import FAILED_BATCH, FINAL_FOLDER, find_checkpoints
 

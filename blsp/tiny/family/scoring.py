@@ -34,8 +34,7 @@ from blsp.prediction_log import Prediction, PredictionLog
 from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, SPEECH, TEXT_BOUND
 from blsp.systems import Models, build_models, find_whisper
 from blsp.tasks import Task, build_messages
-from blsp.tiny.entrants import DEFAULT
-from blsp.tiny.family_data import (
+from blsp.tiny.family.data import (
     CLEAN,
     EMOTIONS,
     LLM,
@@ -46,8 +45,9 @@ from blsp.tiny.family_data import (
     fingerprint,
     sentences_of,
 )
-from blsp.tiny.rewording import take_off_manner
-from blsp.tiny.runs import Comparison, Result, Run, do_once
+from blsp.tiny.family.entrants import DEFAULT
+from blsp.tiny.family.rewording import take_off_manner
+from blsp.tiny.family.runs import Comparison, Result, Run, do_once
 from blsp.tiny.world import instructions, kinds
 from blsp.trainer import FINAL_FOLDER
 

@@ -7,7 +7,7 @@ from field import load_field, write_recipe
 
 from blsp.errors import InputError
 from blsp.shipped import find_shipped
-from blsp.tiny.entrants import (
+from blsp.tiny.family.entrants import (
     CLAIMS,
     RECIPES,
     VARIANTS,

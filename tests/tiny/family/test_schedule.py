@@ -8,9 +8,9 @@ import pytest
 from field import best_at, load_field, make_result, write_result
 
 from blsp.errors import InputError
-from blsp.tiny.entrants import Entrant
-from blsp.tiny.runs import RESULT, Comparison, Run, do_once
-from blsp.tiny.schedule import Job, Plan, Results, run_jobs
+from blsp.tiny.family.entrants import Entrant
+from blsp.tiny.family.runs import RESULT, Comparison, Run, do_once
+from blsp.tiny.family.schedule import Job, Plan, Results, run_jobs
 
 RATES = (1e-3, 3e-3, 9e-3)  # of every recipe of the field
 

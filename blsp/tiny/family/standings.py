@@ -13,11 +13,11 @@ import numpy as np
 
 from blsp.metrics import Difference, Estimate, compare_seeds, holm, measure_seeds
 from blsp.results import SPEECH
-from blsp.tiny.entrants import Claim, Entrant, Measure, choose_claims, stages_of
-from blsp.tiny.family_data import CLEAN, EMOTIONS, NOISY
-from blsp.tiny.runs import Result, Run
-from blsp.tiny.schedule import Job, Plan
-from blsp.tiny.scoring import Group, group_tasks
+from blsp.tiny.family.data import CLEAN, EMOTIONS, NOISY
+from blsp.tiny.family.entrants import Claim, Entrant, Measure, choose_claims, stages_of
+from blsp.tiny.family.runs import Result, Run
+from blsp.tiny.family.schedule import Job, Plan
+from blsp.tiny.family.scoring import Group, group_tasks
 
 CONDITIONS = (CLEAN, NOISY)
 Rule = Literal["exact", "in_any_manner"]

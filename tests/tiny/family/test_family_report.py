@@ -9,14 +9,14 @@ from field import load_field, make_marks, make_result, write_result
 
 from blsp.errors import InputError
 from blsp.results import SPEECH
-from blsp.tiny.entrants import Claim
-from blsp.tiny.family import write_report
-from blsp.tiny.family_data import CLEAN
-from blsp.tiny.family_report import collect, format_page
-from blsp.tiny.runs import Comparison, Run
-from blsp.tiny.schedule import Job, Plan, Results
-from blsp.tiny.scoring import compute_dev_score
-from blsp.tiny.standings import Row, compare_rows, judge_claims
+from blsp.tiny.family.data import CLEAN
+from blsp.tiny.family.entrants import Claim
+from blsp.tiny.family.report import collect, format_page
+from blsp.tiny.family.runs import Comparison, Run
+from blsp.tiny.family.schedule import Job, Plan, Results
+from blsp.tiny.family.scoring import compute_dev_score
+from blsp.tiny.family.stages import write_report
+from blsp.tiny.family.standings import Row, compare_rows, judge_claims
 
 CLAIMS = (
     Claim(text="chains help", source="one", better="second", worse="alone"),

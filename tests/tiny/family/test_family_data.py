@@ -1,9 +1,9 @@
 """The data of the comparison: what is asked, what is sealed, and the hand of a second author."""
 
 from blsp.manifest import Utterance
-from blsp.tiny.family_data import Sizes, add_answers, own_behaviours, plan_speech
-from blsp.tiny.rewording import OPENINGS, reword, take_off_manner
-from blsp.tiny.scoring import build_tasks, group_tasks
+from blsp.tiny.family.data import Sizes, add_answers, own_behaviours, plan_speech
+from blsp.tiny.family.rewording import OPENINGS, reword, take_off_manner
+from blsp.tiny.family.scoring import build_tasks, group_tasks
 from blsp.tiny.voices import NOISES, voices_of
 from blsp.tiny.world import kinds, sample_sentences
 

@@ -29,8 +29,8 @@ from blsp.manifest import (
     to_row,
     write_rows,
 )
-from blsp.tiny.interleaving import interleave, read_words
-from blsp.tiny.rewording import AUTHOR, reword
+from blsp.tiny.family.interleaving import interleave, read_words
+from blsp.tiny.family.rewording import AUTHOR, reword
 from blsp.tiny.speech import Plan, make_sets, plan_emotions, plan_utterances
 from blsp.tiny.world import Sentence, answer
 

@@ -9,8 +9,8 @@ from blsp.generation import place_audio
 from blsp.manifest import AudioPart, Conversation, Message, TextPart
 from blsp.model.loading import load_tokenizer
 from blsp.rendering import Renderer
-from blsp.tiny import interleaving
-from blsp.tiny.interleaving import interleave, read_words
+from blsp.tiny.family import interleaving
+from blsp.tiny.family.interleaving import interleave, read_words
 
 TEXT = "call anna in the kitchen"
 WORDS = [(0, 0.1), (5, 0.4), (10, 0.9), (17, 1.3)]  # call, anna, "in the", kitchen
