@@ -119,6 +119,7 @@ TINY = [
     "pretrain",
     "gates",
     "build",
+    "questions",
     "quickstart",
     "family",
 ]

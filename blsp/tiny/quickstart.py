@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from transformers.utils import logging
 
 from blsp.arguments import join_command, load_on_device
-from blsp.behaviours import Behaviour, Behaviours, load_behaviours, place_prompt
+from blsp.behaviours import Behaviour, load_behaviours
 from blsp.benchmark import Benchmark, TestSet, load_test_set, run
 from blsp.checkpoint import is_complete
 from blsp.continuation import ContinuationConfig, continue_manifest, load_author
@@ -42,19 +41,21 @@ from blsp.report import write_report
 from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, SPEECH, TEXT_BOUND
 from blsp.systems import Models, build_models, find_whisper
 from blsp.tasks import Task
+from blsp.tiny.questions import LLM, add_answers, group_behaviours, place_everywhere
 from blsp.tiny.speech import Plan, make_sets, plan_emotions, plan_utterances, say
 from blsp.tiny.voices import EMOTIONS, voices_of
-from blsp.tiny.world import answer, instructions, kinds, sample_sentences
+from blsp.tiny.world import instructions, kinds, sample_sentences
 from blsp.train import resolve, train
 from blsp.trainer import FINAL_FOLDER, find_checkpoints
 from blsp.trainer import RECIPE as SAVED_RECIPE
 
-LLM = "blsp/tiny-llm"
 RECIPE = Path(__file__).parent / "quickstart.yaml"
 SEED = 2
 UTTERANCES, DEV_UTTERANCES, COUNT = 2_500, 100, 50
 CANDIDATES = 8
 TRAIN_SNR_DB, TEST_SNR_DB = 8.0, 5.0
+ASKED = ("repeat", "diverse", "emotions")
+"""What is asked about every utterance, of `group_behaviours`."""
 MOODS = "moods"
 """The condition of the recordings with feeling; in the others everybody speaks plainly, because
 what is right to reply follows from the mood."""
@@ -135,21 +136,13 @@ def speak(out: Path, plans: dict[str, list[Plan]]) -> None:
 
 def write_conversations(out: Path) -> None:
     """Let the LLM answer the transcripts: each is repeated, asked one other thing, and asked what
-    depends on the mood, of which the LLM is told and the model that hears is not.
-
-    To repeat takes every word, so it says most about what was heard.
-    """
+    depends on the mood."""
     _step(2, "the language model answers the transcripts; this is what is distilled")
     author = load_author(LLM, None, {})
     config = ContinuationConfig(generation=GenerationConfig(max_new_tokens=96, batch_size=128))
-    every = load_behaviours("tiny").behaviours
-    asked = {
-        "repeated": Behaviours(behaviours=tuple(one for one in every if one.kind == "repeat")),
-        "asked": Behaviours(behaviours=tuple(one for one in every if one.kind != "repeat")),
-        "felt": load_behaviours("tiny-emotions"),
-    }
+    groups = group_behaviours()
     for path, manifest in list_conversations(out):
-        behaviours = asked[path.stem.rpartition("-")[2]]
+        behaviours = groups[path.stem.rpartition("-")[2]]
         path.parent.mkdir(parents=True, exist_ok=True)
         continue_manifest(manifest, path, author, behaviours, config, command="blsp quickstart")
 
@@ -159,7 +152,7 @@ def list_conversations(out: Path, split: str = "") -> list[tuple[Path, Path]]:
     return [
         (out / "conversations" / f"{name}-{what}.jsonl", out / "speech" / f"{name}.jsonl")
         for name in ("train-clean", "train-noisy", "dev-clean")
-        for what in ("repeated", "asked", "felt")
+        for what in ASKED
         if name.startswith(split)
     ]
 
@@ -222,12 +215,8 @@ def load_sets(out: Path, count: int) -> tuple[TestSet, ...]:
     sets = []
     for condition, what in {"clean": "clean", "5 dB": "noisy", MOODS: "moods"}.items():
         plain = load_test_set(out / "speech" / f"test-{what}-{count}.jsonl", condition)
-        utterances = []
-        for one in plain.utterances:
-            sentence, mood = sentences[str(one.text)], one.emotion or "neutral"
-            right = {kind: answer(kind, sentence, emotion=mood) for kind in kinds()}
-            utterances.append(replace(one, extra={**one.extra, "answers": right}))
-        sets.append(replace(plain, utterances=tuple(utterances)))
+        known = [add_answers(one, sentences[str(one.text)], kinds()) for one in plain.utterances]
+        sets.append(replace(plain, utterances=tuple(known)))
     return tuple(sets)
 
 
@@ -240,7 +229,7 @@ def build_tasks() -> tuple[Task, ...]:
         *(_build_task(each, held_out=True) for each in found.held_out),
         Task(
             name="emotion",
-            prompts=_place(instructions()["kinds"]["emotion"]),
+            prompts=place_everywhere(instructions()["kinds"]["emotion"]),
             reference="emotion",
             metrics=("accuracy", "unweighted_accuracy", "invalid_rate"),
             labels=EMOTIONS,
@@ -248,8 +237,8 @@ def build_tasks() -> tuple[Task, ...]:
         ),
         Task(
             name="reply_to_mood",
-            prompts=_place(reply.prompts),
-            reference="answers.reply",
+            prompts=place_everywhere(reply.prompts),
+            reference="emotional_answers.reply",
             metrics=("exact_match",),
             held_out=True,
             conditions=(MOODS,),
@@ -261,17 +250,12 @@ def _build_task(behaviour: Behaviour, *, held_out: bool) -> Task:
     asr = behaviour.kind == "repeat"
     return Task(
         name="asr" if asr else behaviour.kind,
-        prompts=_place(behaviour.prompts),
+        prompts=place_everywhere(behaviour.prompts),
         reference="text" if asr else f"answers.{behaviour.kind}",
         metrics=("wer", "exact_match") if asr else ("exact_match",),
         held_out=held_out,
         conditions=("clean", "5 dB"),
     )
-
-
-def _place(prompts: Sequence[str]) -> tuple[str, ...]:
-    """Each before the recording, and after it."""
-    return tuple(place_prompt(text, first=first) for text, first in product(prompts, (False, True)))
 
 
 def format_table(results: dict[str, Any]) -> str:

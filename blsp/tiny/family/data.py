@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from blsp.behaviours import Behaviours, draw_requests, load_behaviours
+from blsp.behaviours import draw_requests
 from blsp.continuation import Author, ContinuationConfig, continue_manifest, load_author
 from blsp.generation import GenerationConfig
 from blsp.journal import digest, find_finished
@@ -21,7 +21,6 @@ from blsp.manifest import (
     Message,
     Meta,
     TextPart,
-    Utterance,
     find_root,
     read_conversations,
     read_manifest,
@@ -31,16 +30,14 @@ from blsp.manifest import (
 )
 from blsp.tiny.family.interleaving import interleave, read_words
 from blsp.tiny.family.rewording import AUTHOR, reword
+from blsp.tiny.questions import LLM, group_behaviours
 from blsp.tiny.speech import Plan, make_sets, plan_emotions, plan_utterances
 from blsp.tiny.world import Sentence, answer
 
-LLM = "blsp/tiny-llm"
 SEED = 5
 CANDIDATES = 8
 TRAIN_SNR_DB, TEST_SNR_DB = 8.0, 5.0
 COMMAND = "python -m blsp.tiny.family data"
-EMOTIONAL = "tiny-emotions"
-"""Behaviours whose answers follow the speaker's mood."""
 TENTH = 10
 
 CLEAN, NOISY, EMOTIONS = "clean", "5 dB", "emotions"
@@ -126,23 +123,6 @@ def join_manifests(speech: Path, split: str) -> Path:
 # --- conversations --------------------------------------------------------------------------------
 
 
-def own_behaviours() -> dict[str, Behaviours]:
-    """What a conversations file is named for -> what the LLM is asked for it."""
-    every = load_behaviours("tiny").behaviours
-
-    def only(*, repeat: bool = False, go_on: bool = False) -> Behaviours:
-        kinds = {"repeat"} if repeat else {"continue"} if go_on else None
-        chosen = [one for one in every if (one.kind in kinds if kinds else one.kind != "repeat")]
-        return Behaviours(behaviours=tuple(chosen))
-
-    return {
-        "repeat": only(repeat=True),
-        "continue": only(go_on=True),
-        "diverse": only(),
-        "emotions": load_behaviours(EMOTIONAL),
-    }
-
-
 def write_own(others: Mapping[str, Path], manifest: Path, folder: Path, author: Author) -> None:
     """Let the LLM answer: one question of each set about every utterance of a split's manifest.
 
@@ -154,7 +134,7 @@ def write_own(others: Mapping[str, Path], manifest: Path, folder: Path, author: 
     """
     config = ContinuationConfig(generation=GenerationConfig(max_new_tokens=96, batch_size=128))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, behaviours in own_behaviours().items():
+    for name, behaviours in group_behaviours().items():
         out = folder / f"{manifest.stem}-{name}.jsonl"
         asked = others.get(name, manifest)
         continue_manifest(asked, out, author, behaviours, config, command=COMMAND)
@@ -166,7 +146,7 @@ def write_foreign(manifest: Path, out: Path, sentences: Mapping[str, Sentence]) 
     Nobody stands in the side file as their author, so that training takes them only when told.
     """
     requests, _ = draw_requests(
-        list(read_manifest(manifest)), own_behaviours()["diverse"], per_utterance=1, seed=0
+        list(read_manifest(manifest)), group_behaviours()["diverse"], per_utterance=1, seed=0
     )
     root = Path(os.path.relpath(find_root(manifest), out.parent)).as_posix()
     rows = [
@@ -215,15 +195,6 @@ def sentences_of(sizes: Sizes, split: str) -> dict[str, Sentence]:
     plans = plan_speech(replace(sizes, train=2))
     chosen = [each for name, each in plans.items() if name.startswith(split)]
     return {plan.id: plan.sentence for each in chosen for plan in each}
-
-
-def add_answers(utterance: Utterance, sentence: Sentence, kinds: Iterable[str]) -> Utterance:
-    """The utterance with what is right to answer, in the mood in which it was spoken if asked."""
-    right = {kind: answer(kind, sentence) for kind in kinds}
-    mood = utterance.emotion or "neutral"
-    moved = {kind: answer(kind, sentence, emotion=mood) for kind in ("continue", "reply")}
-    more = {"answers": right, "emotional_answers": moved}
-    return replace(utterance, extra={**utterance.extra, **more})
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from blsp.behaviours import load_behaviours, place_prompt
+from blsp.behaviours import load_behaviours
 from blsp.benchmark import Benchmark, TestSet, load_test_set, run
 from blsp.generation import (
     GenerationConfig,
@@ -37,10 +37,8 @@ from blsp.tasks import Task, build_messages
 from blsp.tiny.family.data import (
     CLEAN,
     EMOTIONS,
-    LLM,
     NOISY,
     Sizes,
-    add_answers,
     find_manifests,
     fingerprint,
     sentences_of,
@@ -48,10 +46,10 @@ from blsp.tiny.family.data import (
 from blsp.tiny.family.entrants import DEFAULT
 from blsp.tiny.family.rewording import take_off_manner
 from blsp.tiny.family.runs import Comparison, Result, Run, do_once
+from blsp.tiny.questions import EMOTIONAL, LLM, WHISPER, add_answers, place_everywhere
 from blsp.tiny.world import instructions, kinds
 from blsp.trainer import FINAL_FOLDER
 
-WHISPER = "blsp/tiny-whisper"
 YARDSTICKS = "yardsticks"
 """Folder of what does not depend on a recipe."""
 COMMAND = "python -m blsp.tiny.family"
@@ -60,7 +58,7 @@ Split = Literal["dev", "test"]
 Group = Literal["aligned", "held_out", "sealed", "emotion", "emotional_answers"]
 
 EMOTION = "emotion"
-EMOTIONAL = {"emotional_continue": "continue", "emotional_reply": "reply"}
+MOVED = {f"emotional_{kind}": kind for kind in EMOTIONAL}
 """Task of the recordings with feeling -> the kind that is asked."""
 
 _GENERATION = GenerationConfig(max_new_tokens=96, batch_size=128)
@@ -77,7 +75,7 @@ def group_tasks() -> dict[Group, list[str]]:
         "held_out": [one.kind for one in behaviours.held_out],
         "sealed": kinds(sealed=True),
         "emotion": [EMOTION],
-        "emotional_answers": list(EMOTIONAL),
+        "emotional_answers": list(MOVED),
     }
 
 
@@ -105,7 +103,7 @@ def build_tasks(split: Split) -> tuple[Task, ...]:
             metrics=("exact_match",),
             conditions=(EMOTIONS,),
         )
-        for name, kind in EMOTIONAL.items()
+        for name, kind in MOVED.items()
     ]
     emotion = Task(
         name=EMOTION,
@@ -119,10 +117,7 @@ def build_tasks(split: Split) -> tuple[Task, ...]:
 
 
 def _prompts_of(kind: str) -> tuple[str, ...]:
-    wordings = instructions()["kinds"][kind]
-    return tuple(
-        place_prompt(text, first=first) for text, first in product(wordings, (False, True))
-    )
+    return place_everywhere(instructions()["kinds"][kind])
 
 
 def load_sets(out: Path, split: Split, sizes: Sizes) -> tuple[TestSet, ...]:

@@ -1,9 +1,10 @@
 """The data of the comparison: what is asked, what is sealed, and the hand of a second author."""
 
 from blsp.manifest import Utterance
-from blsp.tiny.family.data import Sizes, add_answers, own_behaviours, plan_speech
+from blsp.tiny.family.data import Sizes, plan_speech
 from blsp.tiny.family.rewording import OPENINGS, reword, take_off_manner
 from blsp.tiny.family.scoring import build_tasks, group_tasks
+from blsp.tiny.questions import add_answers, group_behaviours
 from blsp.tiny.voices import NOISES, voices_of
 from blsp.tiny.world import kinds, sample_sentences
 
@@ -27,7 +28,7 @@ def test_splits_share_neither_voices_nor_ids_and_nothing_sealed_is_spoken() -> N
 def test_each_file_asks_what_its_name_says() -> None:
     asked = {
         name: {one.kind for one in behaviours.behaviours}
-        for name, behaviours in own_behaviours().items()
+        for name, behaviours in group_behaviours().items()
     }
     assert asked["repeat"] == {"repeat"} and asked["continue"] == {"continue"}
     assert asked["diverse"] == set(group_tasks()["aligned"]) - {"repeat"}
