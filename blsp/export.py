@@ -19,7 +19,7 @@ from blsp.model import BlspForConditionalGeneration, BlspProcessor, LlmOptions, 
 from blsp.model.foundations import Base
 from blsp.model.loading import Ears, join, load_tokenizer, write_checkpoint
 from blsp.model.lora import merge_lora
-from blsp.model.modeling import apply_delta
+from blsp.model.restoring import apply_delta
 from blsp.systems import locate_checkpoint
 from blsp.verify import Answered, answer_alone, make_recording
 

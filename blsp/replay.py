@@ -17,7 +17,7 @@ from blsp.collator import Collator
 from blsp.dataset import ConversationDataset, Example
 from blsp.errors import InputError
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
-from blsp.model.modeling import apply_delta
+from blsp.model.restoring import apply_delta
 from blsp.preflight import run_backward
 from blsp.recipe import Recipe
 from blsp.trainer import FAILED_BATCH, FAILED_WEIGHTS

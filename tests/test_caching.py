@@ -1,5 +1,6 @@
 """Kept encoder output: the same numbers, each recording encoded once, and no more than allowed."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from training import build_model, save_models
 
-from blsp.caching import FeatureCache, install_cache, share_caches
+from blsp.caching import FeatureCache, fill_cache, install_cache, share_caches
 from blsp.errors import InputError
 from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration
@@ -78,6 +79,39 @@ def test_no_more_is_kept_than_allowed(model: BlspForConditionalGeneration) -> No
     embed(model, [0, 1])
     assert sum(kept.nbytes for kept in cache.store.tensors.values()) == 60 * 32 * 4
     assert len(calls) == 3
+
+
+class Recordings:
+    """A data set of so many recordings of a second, of which it counts those that are read."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.read = count, 0
+
+    def recordings(self) -> Iterator[tuple[AudioPart, Path, Any]]:
+        for index in range(self.count):
+            self.read += 1
+            yield AudioPart(audio=f"{index}", duration=1.0, transcript=""), Path("x"), load_noise
+
+
+def load_noise(part: AudioPart, root: Path) -> Features:
+    noise = torch.Generator().manual_seed(int(part.audio))
+    return torch.randn(100, 80, generator=noise), 100
+
+
+def test_a_run_of_which_all_finds_room_is_encoded_before_it(
+    model: BlspForConditionalGeneration,
+) -> None:
+    calls, recordings = count_calls(model), Recordings(20)
+    cache = install_cache(model, 1.0)
+    fill_cache(cache, model, [recordings])  # type: ignore[list-item]
+    assert calls == [16, 4] and len(cache.store.tensors) == 20
+
+
+def test_no_more_of_a_run_is_read_than_finds_room(model: BlspForConditionalGeneration) -> None:
+    """50 rows of 32 numbers of 4 bytes a recording: three find room."""
+    calls, recordings = count_calls(model), Recordings(1_000)
+    fill_cache(install_cache(model, 3.5 * 6_400 / 1e9), model, [recordings])  # type: ignore[list-item]
+    assert (calls, recordings.read) == ([], 4)
 
 
 def test_a_trained_encoder_is_not_kept(model: BlspForConditionalGeneration) -> None:

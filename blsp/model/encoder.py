@@ -33,6 +33,24 @@ def length_mask(lengths: Tensor, longest: int) -> Tensor:
     return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
+def split_windows(features: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """(N, M, F) and (N, F) -> (W, M, <= size) and (W, <= size), in order, without empty windows.
+
+    Audio up to one window keeps its length.
+    """
+    frames = features.shape[-1]
+    if frames <= size:
+        return features, mask
+    padding = -frames % size
+    features = nn.functional.pad(features, (0, padding))
+    mask = nn.functional.pad(mask, (0, padding))
+    count, mels = features.shape[:2]
+    features = features.view(count, mels, -1, size).transpose(1, 2)  # -> (N, windows, M, size)
+    mask = mask.view(count, -1, size)
+    some = mask.any(-1)
+    return features[some], mask[some]
+
+
 class BlspWhisperEncoder(WhisperEncoder):
     """Variable-length Whisper encoder; rows beyond the true length are zero."""
 

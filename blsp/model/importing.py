@@ -29,8 +29,9 @@ from blsp.model.foundations import (
     resolve_folder,
 )
 from blsp.model.loading import Ears, join, save_checkpoint
-from blsp.model.modeling import BlspForConditionalGeneration, apply_delta
+from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.model.processing import BlspProcessor
+from blsp.model.restoring import apply_delta
 
 # How BLSP was trained: turns end with three line breaks.
 _BLSP_TEMPLATE = (

@@ -30,8 +30,9 @@ from blsp.files import atomic_path
 from blsp.model.configuration import AdapterConfig, AudioPadding, BlspConfig, LoraConfig
 from blsp.model.encoder import BlspWhisperEncoder
 from blsp.model.foundations import Base, LlmOptions, load_encoder, load_llm, resolve_folder
-from blsp.model.modeling import EMOTION_HEAD, BlspForConditionalGeneration, BlspModel, apply_delta
+from blsp.model.modeling import EMOTION_HEAD, BlspForConditionalGeneration, BlspModel
 from blsp.model.processing import AUDIO_TOKEN, BlspProcessor, with_audio_parts
+from blsp.model.restoring import apply_delta
 
 _SPARE = re.compile(
     r"<\|?(reserved_special_token|extra|extra_id|unused|reserved|placeholder|dummy|special)_?\d+\|?>"

@@ -7,7 +7,7 @@ transformers reads this file's types at run time.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +16,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
 from blsp.checkpoint import check_complete, read_delta
-from blsp.errors import InputError
 from blsp.model.adapter import adapter_class, build_adapter
 from blsp.model.configuration import BlspConfig
-from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths, length_mask
+from blsp.model.encoder import (
+    BlspWhisperEncoder,
+    encoder_lengths,
+    length_mask,
+    split_windows,
+)
+from blsp.model.generating import SpeechGenerationMixin
 from blsp.model.head import HeadTransform, head_transform
 from blsp.model.lora import LoraState, install_lora, is_lora
-from blsp.model.placeholders import fit_placeholders, share_out
-from blsp.model.restoring import find_checkpoint, load_bases
-from blsp.model.sharding import fill, gather
+from blsp.model.placeholders import share_out
+from blsp.model.restoring import apply_delta, find_checkpoint, load_bases
+from blsp.model.sharding import gather
 
 AUDIO_TYPE = 3
 """The library's number for audio in ``mm_token_type_ids``."""
@@ -365,7 +370,7 @@ class BlspModel(BlspPreTrainedModel):
         return self.place_speech(input_ids, speech, continues=continues)  # type: ignore[arg-type]
 
 
-class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
+class BlspForConditionalGeneration(BlspPreTrainedModel, SpeechGenerationMixin):
     """The model with its head: logits, loss and ``generate``."""
 
     def __init__(self, config: BlspConfig) -> None:
@@ -432,45 +437,6 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
     ) -> SpeechOutput:
         """See `BlspModel.get_audio_features`."""
         return self.model.get_audio_features(input_features, input_features_mask, speech_lengths)
-
-    def fit_audio(  # noqa: PLR0913  the names are those of `forward`
-        self,
-        input_ids: Tensor,
-        input_features: Tensor,
-        input_features_mask: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *,
-        labels: Tensor | None = None,
-        lengths: Tensor | None = None,
-        left: bool = True,
-    ) -> dict[str, Tensor]:
-        """Run the speech side, and give each recording as many placeholders as came out.
-
-        Args:
-            input_ids: (B, T).
-            input_features: (N, M, F).
-            input_features_mask: (N, F).
-            attention_mask: (B, T); padding is dropped, and put back where it is needed.
-            labels: (B, T).
-            lengths: (N,) placeholders that each recording has in ``input_ids``; None is one.
-            left: pad on the left, as `generate` wants it.
-
-        Returns:
-            What `forward` takes instead: ``input_ids``, ``attention_mask``, ``labels`` where they
-            were given, and ``speech_embeds`` (sum of S, D).
-        """
-        speech = self.get_audio_features(input_features, input_features_mask)
-        rows = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        if attention_mask is None:
-            rows["attention_mask"] = torch.ones_like(input_ids)
-        counts: Any = torch.ones_like(speech.lengths) if lengths is None else lengths  # type: ignore[arg-type]
-        fitted = fit_placeholders(
-            {name: tensor for name, tensor in rows.items() if tensor is not None},
-            input_ids == self.config.audio_token_id,
-            (counts, speech.lengths),  # type: ignore[arg-type]
-            left=left,
-        )
-        return fitted | {"speech_embeds": speech.pooler_output}  # type: ignore[dict-item]
 
     def delta_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the adapter, what is trained, and what an import changed.
@@ -615,66 +581,6 @@ class BlspForConditionalGeneration(BlspPreTrainedModel, GenerationMixin):
             attentions=output.get("attentions"),
         )
 
-    def _expand_inputs_for_generation(  # type: ignore[override]
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        # The library repeats every row of every tensor, but a prompt may have several recordings
-        # or none: all of a prompt's speech embeddings are repeated together.
-        speech = model_kwargs.pop("speech_embeds", None)
-        expanded: Any = super()._expand_inputs_for_generation(  # type: ignore[misc]
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
-        )
-        if speech is None:
-            return expanded
-        if expand_size == 1:  # ids may have earlier recordings, which are in the cache
-            return expanded[0], expanded[1] | {"speech_embeds": speech}
-        placeholders: Any = (input_ids == self.config.audio_token_id).sum(-1)
-        pieces = [
-            piece for piece in speech.split(placeholders.tolist()) for _ in range(expand_size)
-        ]
-        return expanded[0], expanded[1] | {"speech_embeds": torch.cat(pieces)}
-
-    @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """The library's, with the speech side run once, before anything is repeated for beams.
-
-        Where the adapter decides how many embeddings a recording becomes, the prompt holds one
-        placeholder for it, as the processor puts it; what is returned begins with that prompt.
-        """
-        ids = kwargs.pop("input_ids", inputs)
-        features = kwargs.pop("input_features", None)
-        mask = kwargs.pop("input_features_mask", None)
-        if features is None:
-            return super().generate(ids, **kwargs)  # type: ignore[misc]
-        if not self.config.adapter.decides_length:
-            speech = self.get_audio_features(features, mask).pooler_output
-            return super().generate(ids, speech_embeds=speech, **kwargs)  # type: ignore[misc]
-        given = kwargs.pop("attention_mask", None)
-        fitted = self.fit_audio(ids, features, mask, given)
-        width = fitted["input_ids"].shape[1]
-        output: Any = super().generate(fitted.pop("input_ids"), **fitted, **kwargs)  # type: ignore[misc]
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        prompts = ids.repeat_interleave(len(sequences) // len(ids), dim=0)  # type: ignore[union-attr]
-        sequences = torch.cat([prompts, sequences[:, width:]], dim=1)
-        if isinstance(output, Tensor):
-            return sequences
-        output.sequences = sequences
-        return output
-
-    def _prepare_generation_config(
-        self, generation_config: GenerationConfig | None, **kwargs: Any
-    ) -> tuple[GenerationConfig, dict[str, Any]]:
-        # A generated audio token would be an embedding without a recording.
-        config, rest = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
-        token = self.config.audio_token_id
-        if token < self.config.get_text_config(decoder=True).vocab_size:
-            config.suppress_tokens = sorted({*(config.suppress_tokens or ()), token})
-        return config, rest
-
 
 def build_emotion_head(config: BlspConfig) -> nn.Linear | None:
     """BLSP-Emo's classifier of the mean speech embedding; None where no emotions are named."""
@@ -700,24 +606,6 @@ def accepted(module: nn.Module, arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name != "position_ids"}
 
 
-def split_windows(features: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """(N, M, F) and (N, F) -> (W, M, <= size) and (W, <= size), in order, without empty windows.
-
-    Audio up to one window keeps its length.
-    """
-    frames = features.shape[-1]
-    if frames <= size:
-        return features, mask
-    padding = -frames % size
-    features = nn.functional.pad(features, (0, padding))
-    mask = nn.functional.pad(mask, (0, padding))
-    count, mels = features.shape[:2]
-    features = features.view(count, mels, -1, size).transpose(1, 2)  # -> (N, windows, M, size)
-    mask = mask.view(count, -1, size)
-    some = mask.any(-1)
-    return features[some], mask[some]
-
-
 def _load_delta(folder: Path, **kwargs: Any) -> BlspForConditionalGeneration:
     """Join a checkpoint with its base models."""
     check_complete(folder)
@@ -730,41 +618,3 @@ def _load_delta(folder: Path, **kwargs: Any) -> BlspForConditionalGeneration:
     required = [n for n in model.delta_state() if is_lora(n) or n.startswith(EMOTION_HEAD)]
     apply_delta(model, delta, str(folder), required=required)
     return model
-
-
-def apply_delta(
-    model: BlspForConditionalGeneration,
-    delta: dict[str, Tensor],
-    source: str,
-    *,
-    required: Sequence[str] = (),
-) -> None:
-    """Put trained weights into a model; they are the model's own delta from then on.
-
-    Args:
-        model: changed in place.
-        delta: by name.
-        source: what the user called it.
-        required: names that must be there, beside the adapter.
-
-    Raises:
-        InputError: some are missing or do not fit.
-    """
-    own = dict(model.named_parameters())
-    whole = ["model.adapter."]
-    if (model.config.bases or {}).get("encoder") is None:
-        whole.append("model.audio_tower.")
-    required = [*required, *(name for name in own if name.startswith(tuple(whole)))]
-    missing = [name for name in required if name not in delta]
-    unknown = [name for name in delta if name not in own or own[name].shape != delta[name].shape]
-    for kind, names in (("is missing", missing), ("does not fit", unknown)):
-        if names:
-            raise InputError(
-                f"{source}: expected trained weights that fit the configuration, found that "
-                f"{names[0]} {kind} ({len(names)} in all); the folder is damaged"
-            )
-    adapter = next(tensor for name, tensor in delta.items() if name.startswith("model.adapter."))
-    model.model.adapter.to(adapter.dtype)
-    for name, tensor in delta.items():
-        fill(own[name], tensor)
-    model.delta_names = frozenset(delta)

@@ -4,10 +4,11 @@ The configuration names them with their fingerprints; other places are allowed, 
 not. An encoder whose weights all lie in the checkpoint needs no base.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
@@ -23,6 +24,7 @@ from blsp.model.foundations import (
     load_llm,
     resolve_folder,
 )
+from blsp.model.sharding import fill
 
 
 def find_checkpoint(source: str | Path, revision: str | None = None) -> Path | None:
@@ -123,3 +125,41 @@ def _find_base(
             f"found other weights; pass the same ones with {role}=PATH, --{role} PATH"
         )
     return module, base
+
+
+def apply_delta(
+    model: Any,
+    delta: dict[str, Tensor],
+    source: str,
+    *,
+    required: Sequence[str] = (),
+) -> None:
+    """Put trained weights into a model; they are the model's own delta from then on.
+
+    Args:
+        model: changed in place.
+        delta: by name.
+        source: what the user called it.
+        required: names that must be there, beside the adapter.
+
+    Raises:
+        InputError: some are missing or do not fit.
+    """
+    own = dict(model.named_parameters())
+    whole = ["model.adapter."]
+    if (model.config.bases or {}).get("encoder") is None:
+        whole.append("model.audio_tower.")
+    required = [*required, *(name for name in own if name.startswith(tuple(whole)))]
+    missing = [name for name in required if name not in delta]
+    unknown = [name for name in delta if name not in own or own[name].shape != delta[name].shape]
+    for kind, names in (("is missing", missing), ("does not fit", unknown)):
+        if names:
+            raise InputError(
+                f"{source}: expected trained weights that fit the configuration, found that "
+                f"{names[0]} {kind} ({len(names)} in all); the folder is damaged"
+            )
+    adapter = next(tensor for name, tensor in delta.items() if name.startswith("model.adapter."))
+    model.model.adapter.to(adapter.dtype)
+    for name, tensor in delta.items():
+        fill(own[name], tensor)
+    model.delta_names = frozenset(delta)

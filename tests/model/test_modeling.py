@@ -14,7 +14,7 @@ from blsp.model import (
     BlspForConditionalGeneration,
     compose,
 )
-from blsp.model.modeling import split_windows
+from blsp.model.encoder import split_windows
 from tests.model.conftest import make_audio
 
 Pair = tuple[Any, Any]  # a model and its processor
