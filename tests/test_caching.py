@@ -95,7 +95,7 @@ class Recordings:
 
 def load_noise(part: AudioPart, root: Path) -> Features:
     noise = torch.Generator().manual_seed(int(part.audio))
-    return torch.randn(100, 80, generator=noise), 100
+    return torch.randn(80, 100, generator=noise), 100
 
 
 def test_a_run_of_which_all_finds_room_is_encoded_before_it(
