@@ -1,8 +1,9 @@
 """Your own recordings: audio beside .txt files of the same name, or one CSV or TSV table.
 
-A folder gives one utterance for every audio file with a `.txt` beside it. A table has a header line
-with a column for the audio and one for the words; other columns become keys of the manifest. Made
-anew each time, since such a corpus grows.
+A folder gives one utterance for every audio file with a `.txt` beside it, and with
+`--untranscribed` for every other too, for `blsp data transcribe` to fill in. A table has a header
+line with a column for the audio and one for the words; other columns become keys of the manifest.
+Made anew each time, since such a corpus grows.
 """
 
 import argparse
@@ -15,7 +16,14 @@ from typing import Any
 
 from blsp.cli import main as run_blsp
 from blsp.errors import InputError
-from blsp.preparation import Candidate, Listing, describe_manifest, read_lines, write_manifest
+from blsp.preparation import (
+    Candidate,
+    Dropped,
+    Item,
+    describe_manifest,
+    read_lines,
+    write_manifest,
+)
 
 SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".sph"}
 TABLES = {".csv", ".tsv"}
@@ -33,13 +41,14 @@ def main(argv: Sequence[str]) -> int:
     labels = {"language": options.language, "license": options.license, "source": options.source}
     labels = {key: value for key, value in labels.items() if value is not None}
     if source.is_dir():
-        name, root, listing = source.resolve().name, source, list_folder(source, labels)
+        name, root = source.resolve().name, source
+        items = read_folder(source, labels, untranscribed=options.untranscribed)
     else:
         name, root = source.stem, options.audio_root or source.parent
-        listing = list_table(source, root, labels)
+        items = read_table(source, root, labels, untranscribed=options.untranscribed)
     path = out / f"{name}.jsonl"
-    write_manifest(path, listing, root=root, command=_command(argv))
-    print(describe_manifest(path, listing))
+    tally = write_manifest(path, items, root=root, command=_command(argv))
+    print(describe_manifest(path, tally))
     return 0
 
 
@@ -56,6 +65,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the manifest")
     parser.add_argument("--audio-root", type=Path, help="of a table's paths; default: its folder")
+    parser.add_argument(
+        "--untranscribed", action="store_true", help="keep recordings that nobody has written down"
+    )
     parser.add_argument("--language", help="of all recordings, such as en")
     parser.add_argument("--license", help="of all recordings, such as CC-BY-4.0")
     parser.add_argument("--source", help="name of the corpus")
@@ -65,36 +77,32 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 # --- audio beside .txt ----------------------------------------------------------------------------
 
 
-def list_folder(root: Path, labels: Mapping[str, Any]) -> Listing:
-    """Return the recordings below `root` that have a `.txt` beside them.
+def read_folder(root: Path, labels: Mapping[str, Any], *, untranscribed: bool) -> Iterator[Item]:
+    """Yield the recordings below `root` that have a `.txt` beside them, or all.
 
     Raises:
-        InputError: two audio files differ in their ending only.
+        InputError: two audio files differ in their ending only, or there is a table instead.
     """
     audio, texts = _find_files(root)
-    listing = Listing()
-    for stem, path in audio.items():
-        text = texts.pop(stem, None)
-        if text is None:
-            listing.drop("audio without a .txt", str(path))
-            continue
-        words = " ".join(word for _, line in read_lines(text) for word in line.split())
-        listing.add(
-            Candidate(
-                where=str(text),
-                id=stem.relative_to(root).as_posix(),
-                audio=path.relative_to(root).as_posix(),
-                text=words,
-                labels=labels,
-            )
-        )
-    for text in texts.values():
-        listing.drop("a .txt without audio", str(text))
-    if not listing.candidates and (tables := _find_tables(root)):
+    if not audio.keys() & texts.keys() and (tables := _find_tables(root)):
         raise InputError(
             f"{root}: expected audio with .txt beside it, found a table; name it: {tables[0]}"
         )
-    return listing
+    for stem, path in audio.items():
+        text, words = texts.pop(stem, None), None
+        if text is not None:
+            words = " ".join(word for _, line in read_lines(text) for word in line.split())
+        elif not untranscribed:
+            yield Dropped("audio without a .txt", str(path))
+            continue
+        yield Candidate(
+            where=str(text or path),
+            id=stem.relative_to(root).as_posix(),
+            audio=path.relative_to(root).as_posix(),
+            text=words,
+            labels=labels,
+        )
+    yield from (Dropped("a .txt without audio", str(text)) for text in texts.values())
 
 
 def _find_files(root: Path) -> tuple[dict[Path, Path], dict[Path, Path]]:
@@ -124,8 +132,10 @@ def _find_tables(root: Path) -> list[Path]:
 # --- one table ------------------------------------------------------------------------------------
 
 
-def list_table(table: Path, root: Path, labels: Mapping[str, Any]) -> Listing:
-    """Return the recordings of a table; `root` is what its paths are relative to.
+def read_table(
+    table: Path, root: Path, labels: Mapping[str, Any], *, untranscribed: bool
+) -> Iterator[Item]:
+    """Yield the recordings of a table; `root` is what its paths are relative to.
 
     Raises:
         InputError: no such columns, a line that does not fit the header, or a path outside `root`.
@@ -134,25 +144,21 @@ def list_table(table: Path, root: Path, labels: Mapping[str, Any]) -> Listing:
         raise InputError(
             f"{table}: expected a folder, a .csv or a .tsv, found none of them; check the path"
         )
-    listing = Listing()
     for where, row in _read_table(table):
         audio = _relative_audio(row.pop("audio"), root, where)
         words, name = " ".join(row.pop("text").split()), row.pop("id", "")
         if not audio:
-            listing.drop("no audio named", where)
+            yield Dropped("no audio named", where)
             continue
-        listing.add(
-            Candidate(
-                where=where,
-                id=name or Path(audio).with_suffix("").as_posix(),
-                audio=audio,
-                text=words,
-                start=_seconds(row, "start", where) or 0.0,
-                duration=_seconds(row, "duration", where),
-                labels={**labels, **_labels(row)},
-            )
+        yield Candidate(
+            where=where,
+            id=name or Path(audio).with_suffix("").as_posix(),
+            audio=audio,
+            text=words or None if untranscribed else words,
+            start=_seconds(row, "start", where) or 0.0,
+            duration=_seconds(row, "duration", where),
+            labels={**labels, **_labels(row)},
         )
-    return listing
 
 
 def _read_table(table: Path) -> Iterator[tuple[str, dict[str, str]]]:

@@ -1,0 +1,122 @@
+"""What all preparations share: JSON of any size, long recordings, rows never all in memory."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blsp import preparation
+from blsp.audio import save_audio
+from blsp.errors import InputError
+from blsp.manifest import read_manifest, read_meta
+from blsp.preparation import Candidate, Dropped, Item, read_objects, write_manifest
+
+
+def candidate(name: str, **values: object) -> Candidate:
+    given = {"where": f"list:{name}", "id": name, "audio": "long.wav", "text": "words"} | values
+    return Candidate(**given)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with one recording of four seconds."""
+    save_audio(tmp_path / "long.wav", np.ones(4 * 16_000, dtype=np.float32) / 2)
+    return tmp_path
+
+
+# --- JSON of any size -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_objects_are_read_wherever_a_block_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(preparation, "_BLOCK", block)
+    rows = [{"id": "a", "text": "], [ {"}, {"n": 1.25, "inner": [{"b": "ü"}]}, {}]
+    path = tmp_path / "corpus.json"
+    path.write_text(json.dumps({"audio_count": 3, "audios": rows, "after": [1]}, indent=1))
+    assert list(read_objects(path, "audios")) == rows
+
+
+def test_an_empty_list_has_no_objects(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"audios": []}')
+    assert list(read_objects(tmp_path / "x.json", "audios")) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"audio": []}', "under 'audios', found none"),
+        (b'{"audios": [{"a": 1}, {"b": ', "found it cut or broken"),
+        (b'{"audios": [1]}', "found 1;"),
+        (b'{"audios": ["\xff"]}', "expected UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_not_the_corpus_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(InputError, match="expected") as caught:
+        list(read_objects(tmp_path / "x.json", "audios"))
+    assert message in str(caught.value)
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def test_a_long_recording_is_measured_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    read_info = preparation.read_audio_info
+
+    def watch(source: str, *, root: Path) -> object:
+        measured.append(source)
+        return read_info(source, root=root)
+
+    monkeypatch.setattr(preparation, "read_audio_info", watch)
+    segments = (candidate(str(at), start=at / 1000, duration=0.5) for at in range(2_500))
+    tally = write_manifest(root / "out.jsonl", segments, root=root, command="x")
+    assert (measured, tally.counts) == (["long.wav"], {"written": 2_500})
+
+
+def test_rows_are_written_while_the_corpus_is_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "_CHUNK", 10)
+    ahead: list[int] = []
+
+    def read() -> Iterator[Item]:
+        for at in range(100):
+            written = sum(1 for _ in root.glob(".out.jsonl.*.tmp"))
+            ahead.append(written)
+            yield candidate(str(at), duration=1.0)
+
+    write_manifest(root / "out.jsonl", read(), root=root, command="x")
+    assert ahead == [1] * 100  # the file is open while the generator still gives
+
+
+def test_what_is_left_out_is_counted_in_the_side_file(root: Path) -> None:
+    items = [
+        candidate("a"),
+        candidate("b", text=" "),
+        candidate("c", start=3.0, duration=2.0),
+        candidate("d", audio="missing.wav"),
+        Dropped("not speech", "list:5"),
+        Dropped("not speech", "list:6"),
+    ]
+    write_manifest(root / "out.jsonl", items, root=root, command="x")
+    meta = read_meta(root / "out.jsonl")
+    assert meta is not None
+    assert meta.counts == {
+        "written": 1,
+        "no words": 1,
+        "not speech": 2,
+        "a segment beyond the end of its audio": 1,
+        "no audio file": 1,
+    }
+
+
+def test_a_recording_that_nobody_wrote_down_is_kept(root: Path) -> None:
+    write_manifest(root / "out.jsonl", [candidate("a", text=None)], root=root, command="x")
+    assert [one.text for one in read_manifest(root / "out.jsonl")] == [None]
