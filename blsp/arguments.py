@@ -16,7 +16,7 @@ import torch
 
 from blsp.errors import InputError
 from blsp.generation import GenerationConfig, build_renderer
-from blsp.hardware import choose_cpu_dtype
+from blsp.hardware import choose_cpu_dtype, find_ranks
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, LlmOptions, load_checkpoint
 from blsp.rendering import Renderer
 
@@ -73,7 +73,7 @@ def join_command(name: str, argv: Sequence[str]) -> str:
 def choose_device() -> tuple[torch.device, LlmOptions]:
     """Where models go and how they are held."""
     if torch.cuda.is_available():
-        return torch.device("cuda"), LlmOptions()
+        return torch.device("cuda", find_ranks().local), LlmOptions()
     return torch.device("cpu"), LlmOptions(dtype=choose_cpu_dtype())
 
 

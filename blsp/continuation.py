@@ -11,27 +11,30 @@ import argparse
 import json
 import os
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blsp.arguments import (
     add_generation_options,
-    choose_device,
     join_command,
     read_generation,
     read_variables,
 )
+from blsp.authors import KEY, Author, ask_server, load_author
 from blsp.behaviours import SHIPPED, Behaviours, Request, draw_requests, load_behaviours
 from blsp.errors import InputError
-from blsp.generation import GenerationConfig, answer_texts
-from blsp.journal import Journal, Plan, digest, find_finished, run_batches
+from blsp.generation import GenerationConfig
+from blsp.hardware import find_ranks
+from blsp.journal import Journal, Plan, digest, find_finished, find_journals, run_batches
+from blsp.locking import hold
 from blsp.manifest import (
     Conversation,
     Message,
@@ -39,11 +42,10 @@ from blsp.manifest import (
     TextPart,
     find_root,
     read_manifest,
+    read_meta,
     to_row,
     write_rows,
 )
-from blsp.model.foundations import Base, load_llm
-from blsp.model.loading import load_tokenizer
 from blsp.rendering import Renderer, contains_thinking
 
 # BLSP-Emo's three phrases among them ("i'm sorry, but i", "as an ai language model", "I'm not sure
@@ -56,16 +58,6 @@ _REFUSAL = re.compile(
     r"|\bas an? (AI|artificial intelligence|(large )?language model)\b",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Author:
-    """The language model that writes, and how it is addressed."""
-
-    llm: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    renderer: Renderer
-    base: Base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +98,7 @@ def continue_manifest(
     config: ContinuationConfig,
     *,
     command: str,
-) -> Counter[str]:
+) -> Counter[str] | None:
     """Write the conversations of a manifest; goes on where an earlier call was stopped.
 
     Args:
@@ -119,7 +111,7 @@ def continue_manifest(
 
     Returns:
         How many were `written`, and left out as `empty`, `thinking`, `refusal`, `without text`,
-        `without emotion`, `unknown emotion`.
+        `without emotion`, `unknown emotion`; None where other processes have answers to come.
 
     Raises:
         InputError: no text anywhere, nothing that can be asked, or `out` (whole or interrupted) was
@@ -145,8 +137,11 @@ def continue_manifest(
     meta = Meta(
         command=command,
         root=Path(os.path.relpath(find_root(manifest), out.parent)).as_posix(),
-        llm=author.base.fingerprint,
-        models={"llm": "@".join(filter(None, (author.base.source, author.base.revision)))},
+        llm=author.base.fingerprint or None,
+        models={
+            "llm": "@".join(filter(None, (author.base.source, author.base.revision))),
+            "engine": author.engine,
+        },
         template=author.renderer.template_fingerprint(),
         template_variables=author.renderer.template_variables,
         prompt=json.dumps(asdict(behaviours)["behaviours"], ensure_ascii=False),
@@ -154,7 +149,7 @@ def continue_manifest(
     )
     counts = write_continuations(author, requests, out, config=config.generation, meta=meta)
     silent = len(utterances) - len(spoken)
-    return counts + left_out + Counter({"without text": silent})
+    return None if counts is None else counts + left_out + Counter({"without text": silent})
 
 
 def write_continuations(
@@ -164,8 +159,11 @@ def write_continuations(
     *,
     config: GenerationConfig,
     meta: Meta,
-) -> Counter[str]:
+) -> Counter[str] | None:
     """Answer all requests and write the conversations; goes on where an earlier call stopped.
+
+    Under `accelerate launch` each process answers its part of the batches, and the last one to end
+    writes the file.
 
     Args:
         author: who writes.
@@ -175,53 +173,104 @@ def write_continuations(
         meta: of the file, but for plan and counts.
 
     Returns:
-        How many were `written`, and rejected as `empty`, `thinking` or `refusal`.
+        How many were `written`, and rejected as `empty`, `thinking` or `refusal`; None where
+        other processes have answers to come.
 
     Raises:
-        InputError: `out`, or an interrupted run of it, was made with another language model,
-            template, set of prompts, manifest or configuration.
+        InputError: another run is on `out`, or it (whole or interrupted) was made with another
+            language model, engine, template, tokenizer, set of prompts, manifest or configuration.
     """
-    plan = _describe_plan(author, requests, config)
+    prompts = [_render(author.renderer, request) for request in requests]
+    plan = _describe_plan(author, requests, prompts, config)
     finished = find_finished(out, plan)
     if finished is not None:
         return Counter(dict(finished.counts))
-    prompts = [_render(author.renderer, request) for request in requests]
     batches = plan_batches(
         [len(ids) for ids in prompts],
         [request.kind for request in requests],
-        config.batch_size,
+        config.batch_size if author.host is None else 1,
     )
-    journal = Journal(out, plan)
 
     def answer(number: int, batch: list[int]) -> list[dict[str, Any]]:
-        seeded = replace(config, seed=config.seed + number)
-        answers = answer_texts(
-            author.llm, author.tokenizer, [prompts[index] for index in batch], seeded
-        )
+        names = [requests[index].id for index in batch]
+        answers = author.write([prompts[index] for index in batch], names, config)
         return [
-            {"id": requests[index].id, "text": one.text, "finish_reason": one.finish_reason}
-            for index, one in zip(batch, answers, strict=True)
+            {"id": name, "text": one.text, "finish_reason": one.finish_reason}
+            for name, one in zip(names, answers, strict=True)
         ]
 
-    done, total = journal.row_count, len(requests)
-    with tqdm(initial=done, total=total, unit=" answers", disable=None) as progress:
-        rows = run_batches(journal, batches, answer, progress.update)
-    answers = {row["id"]: row for row in rows}
-    counts: Counter[str] = Counter(written=0)
-    conversations = list(_build_conversations(requests, answers, counts))
-    write_rows(out, conversations, replace(meta, plan=digest([plan]), counts=dict(counts)))
-    journal.remove()
-    return counts
+    ranks = find_ranks()
+    with Journal(out, plan, writer=ranks.rank) as journal:
+        done = sum(len(batches[number]) for number in journal.done)
+        _announce(author, len(requests) - done)
+        quiet = True if ranks.rank else None  # None: only on a terminal
+        total = len(requests)
+        with tqdm(initial=done, total=total, unit=" answers", disable=quiet) as progress:
+            whole = run_batches(
+                journal,
+                batches,
+                answer,
+                progress.update,
+                ranks=(ranks.rank, ranks.count),
+                workers=author.at_once,
+            )
+        if not whole:
+            return None
+        return _join(journal, batches, requests, out, replace(meta, plan=digest([plan])))
 
 
-def _describe_plan(author: Author, requests: Sequence[Request], config: GenerationConfig) -> Plan:
+def _announce(author: Author, count: int) -> None:
+    """Nothing is sent to anybody without saying so."""
+    if author.host and count:
+        print(f"sending {count:,} texts to {author.host}", file=sys.stderr, flush=True)
+
+
+def _join(
+    journal: Journal,
+    batches: Sequence[list[int]],
+    requests: Sequence[Request],
+    out: Path,
+    meta: Meta,
+) -> Counter[str]:
+    """Write the conversations from the answers of all processes; the last one to end does it."""
+    with hold(out):
+        if not find_journals(out):  # another process was as late, and has just done it
+            return Counter(dict((read_meta(out) or meta).counts))
+        counts = {"written": 0}
+        answers = _read_answers(journal, batches, len(requests))
+        # The counts are known when the rows are written, and the side file is written after them.
+        conversations = _build_conversations(requests, answers, counts)
+        write_rows(out, conversations, replace(meta, counts=counts))
+        journal.remove()
+    return Counter(counts)
+
+
+def _read_answers(
+    journal: Journal, batches: Sequence[list[int]], count: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the answers in the order of requests; of many millions only their places are held."""
+    place = np.empty((count, 2), dtype=np.int64)
+    for number, some in enumerate(batches):
+        place[some] = [(number, at) for at in range(len(some))]
+    for number, at in place.tolist():
+        yield journal.read(number)[at]
+
+
+def _describe_plan(
+    author: Author,
+    requests: Sequence[Request],
+    prompts: Sequence[list[int]],
+    config: GenerationConfig,
+) -> Plan:
     return {
-        "language model": author.base.fingerprint,
+        "language model": author.base.fingerprint or author.base.source,
+        "engine": author.engine,
         "template": author.renderer.template_fingerprint(),
         "manifest": digest(to_row(request.utterance) for request in requests),
         "prompts": digest(
             [request.id, request.prompt, request.text_prompt] for request in requests
         ),
+        "tokens": digest(prompts),
         "settings": json.dumps(asdict(config)),
     }
 
@@ -243,13 +292,12 @@ def find_fault(text: str) -> str | None:
 
 
 def _build_conversations(
-    requests: Sequence[Request], answers: dict[str, dict[str, Any]], counts: Counter[str]
+    requests: Sequence[Request], answers: Iterable[dict[str, Any]], counts: dict[str, int]
 ) -> Iterator[Conversation]:
     """Join questions and answers, and count them."""
-    for request in requests:
-        answer = answers[request.id]
+    for request, answer in zip(requests, answers, strict=True):
         fault = find_fault(answer["text"])
-        counts[fault or "written"] += 1
+        counts[fault or "written"] = counts.get(fault or "written", 0) + 1
         if fault:
             continue
         reply = Message(role="assistant", content=(TextPart(text=answer["text"]),))
@@ -275,17 +323,35 @@ def main(argv: Sequence[str]) -> int:
         share=read_share(options.share),
         generation=read_generation(options),
     )
-    author = load_author(options.llm, options.revision, read_variables(options.template_variable))
+    author = find_author(options)
     command = join_command("continuations", argv)
     counts = continue_manifest(
         options.manifest, options.out, author, behaviours, config, command=command
     )
+    if counts is None:
+        print(f"{options.out}: this process has done its part; the last one to end writes the file")
+        return 0
     left_out = Counter({reason: n for reason, n in counts.items() if reason != "written"})
     print(
         f"{options.out}: {counts['written']} conversations; "
         f"left out: {_join_counts(left_out) or 'none'}"
     )
     return 0 if counts["written"] else 1
+
+
+def find_author(options: argparse.Namespace) -> Author:
+    """Who writes, by `--engine`."""
+    variables = read_variables(options.template_variable)
+    kind, _, address = options.engine.partition(":")
+    if kind == "openai":
+        return ask_server(
+            address, options.llm, options.revision, variables, at_once=options.at_once
+        )
+    if options.engine != "hf":
+        raise InputError(
+            f"--engine: expected hf or openai:URL#MODEL, found {options.engine!r}; choose one"
+        )
+    return load_author(options.llm, options.revision, variables, bits=options.bits)
 
 
 def _join_counts(counts: Counter[str]) -> str:
@@ -300,16 +366,6 @@ def read_share(text: str) -> tuple[int, int]:
     return int(share), int(shares)
 
 
-def load_author(llm: str, revision: str | None, variables: dict[str, Any]) -> Author:
-    """Load a language model, its tokenizer and template."""
-    device, options = choose_device()
-    model, base = load_llm(llm, revision=revision, options=options)
-    model.to(device)  # type: ignore[arg-type]
-    tokenizer = load_tokenizer(llm, revision)
-    renderer = Renderer(tokenizer, variables)
-    return Author(llm=model.eval(), tokenizer=tokenizer, renderer=renderer, base=base)
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="blsp continuations",
@@ -318,6 +374,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--llm", required=True, help="folder or hub id of the language model")
     parser.add_argument("--revision", help="commit or tag of a hub id")
+    parser.add_argument(
+        "--engine",
+        default="hf",
+        help="hf: in this process (default), or in all those of `accelerate launch -m blsp "
+        "continuations ...`; openai:URL#MODEL: a server with /v1/completions (vLLM, ...), its key "
+        f"in ${KEY}",
+    )
+    parser.add_argument("--bits", type=int, choices=(4, 8, 16), default=16, help="of hf's weights")
+    parser.add_argument(
+        "--at-once", type=int, default=32, help="requests to a server at a time (default 32)"
+    )
     parser.add_argument(
         "--behaviours", default="general", help=f"a YAML file, or one of {', '.join(SHIPPED)}"
     )

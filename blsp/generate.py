@@ -75,7 +75,8 @@ class Listener:
                 prompts[recording.id] = self._listen(recording)
             except InputError as error:
                 errors[recording.id] = str(error)
-        answers = answer_speech(self.model, self.processor, list(prompts.values()), self.config)
+        heard = list(prompts.values())
+        answers = answer_speech(self.model, self.processor, heard, self.config, names=list(prompts))
         found = dict(zip(prompts, answers, strict=True))
         return [
             _build_row(recording, found.get(recording.id), errors.get(recording.id))
@@ -167,32 +168,32 @@ def write_predictions(
     if find_finished(out, plan) is not None:
         return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     batches = plan_batches(recordings, listener.config.batch_size)
-    journal = Journal(out, plan)
-    done, total = journal.row_count, len(recordings)
-    with tqdm(initial=done, total=total, unit=" recordings", disable=None) as progress:
-        rows = run_batches(
-            journal, batches, lambda _, batch: listener.answer(batch), progress.update
-        )
-    by_id = {row["id"]: row for row in rows}
-    ordered = [by_id[recording.id] for recording in recordings]
-    with atomic_path(out) as temporary:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in ordered)
-        temporary.write_text("".join(lines), encoding="utf-8")
-    bases = listener.model.config.bases or {}
-    write_meta(
-        out,
-        Meta(
-            command=command,
-            llm=(bases.get("llm") or {}).get("fingerprint"),
-            template=listener.renderer.template_fingerprint(),
-            template_variables=listener.renderer.template_variables,
-            prompt=listener.instruction,
-            seed=listener.config.seed,
-            plan=digest([plan]),
-        ),
-    )
-    journal.remove()
+    with Journal(out, plan) as journal:
+        done = sum(len(batches[number]) for number in journal.done)
+        total = len(recordings)
+        with tqdm(initial=done, total=total, unit=" recordings", disable=None) as progress:
+            run_batches(journal, batches, lambda _, batch: listener.answer(batch), progress.update)
+        by_id = {row["id"]: row for number in range(len(batches)) for row in journal.read(number)}
+        ordered = [by_id[recording.id] for recording in recordings]
+        with atomic_path(out) as temporary:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in ordered)
+            temporary.write_text("".join(lines), encoding="utf-8")
+        write_meta(out, _describe(listener, plan, command))
+        journal.remove()
     return ordered
+
+
+def _describe(listener: Listener, plan: Plan, command: str) -> Meta:
+    bases = listener.model.config.bases or {}
+    return Meta(
+        command=command,
+        llm=(bases.get("llm") or {}).get("fingerprint"),
+        template=listener.renderer.template_fingerprint(),
+        template_variables=listener.renderer.template_variables,
+        prompt=listener.instruction,
+        seed=listener.config.seed,
+        plan=digest([plan]),
+    )
 
 
 def main(argv: Sequence[str]) -> int:

@@ -6,8 +6,7 @@ model's makers recommend for sampling is not used: everything that shapes an ans
 come from `blsp.rendering` as token ids; `Answer`s leave. `transcribe` is the cascade's ears.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from blsp.dataset import expand_placeholders
+from blsp.drawing import build_sampler, derive_seed
 from blsp.errors import InputError
 from blsp.manifest import Message, Part, TextPart
 from blsp.model.configuration import AudioPadding
@@ -49,7 +49,7 @@ class GenerationConfig:
     top_p: float = 1.0
     """Draw from the likeliest tokens that together have this probability."""
     seed: int = 0
-    """Of the draws; the same prompts in the same batches give the same answers."""
+    """Of the draws; what a prompt is answered depends on it, and never on who shares the batch."""
     batch_size: int = 32
 
     def __post_init__(self) -> None:
@@ -98,9 +98,18 @@ def answer_texts(
     prompts: Sequence[list[int]],
     config: GenerationConfig,
     *,
+    names: Sequence[str] | None = None,
     on_batch: OnBatch | None = None,
 ) -> list[Answer]:
     """Answer prompts of token ids, in their order.
+
+    Args:
+        llm: the language model.
+        tokenizer: its own.
+        prompts: token ids of each.
+        config: how.
+        names: of the prompts, by which draws are seeded; their numbers by default.
+        on_batch: told after each batch how many were answered.
 
     Raises:
         InputError: an empty prompt, or one longer than the language model's positions.
@@ -108,9 +117,16 @@ def answer_texts(
     writer = _Writer(llm, tokenizer, config)
 
     def answer(chosen: list[int]) -> list[Answer]:
-        return writer.write([prompts[index] for index in chosen])
+        seeds = _seeds_of(chosen, names, config)
+        return writer.write([prompts[index] for index in chosen], seeds)
 
     return _in_batches([len(ids) for ids in prompts], config, answer, on_batch)
+
+
+def _seeds_of(
+    chosen: Sequence[int], names: Sequence[str] | None, config: GenerationConfig
+) -> list[int]:
+    return [derive_seed(config.seed, names[i] if names else str(i)) for i in chosen]
 
 
 # --- heard ----------------------------------------------------------------------------------------
@@ -201,9 +217,10 @@ def answer_speech(
     prompts: Sequence[SpeechPrompt],
     config: GenerationConfig,
     *,
+    names: Sequence[str] | None = None,
     on_batch: OnBatch | None = None,
 ) -> list[Answer]:
-    """Answer prompts that are heard, in their order.
+    """Answer prompts that are heard, in their order; ``names`` as in `answer_texts`.
 
     Raises:
         InputError: an empty prompt, or one longer than the language model's positions.
@@ -212,7 +229,8 @@ def answer_speech(
 
     def answer(chosen: list[int]) -> list[Answer]:
         some = [prompts[index] for index in chosen]
-        return writer.write([prompt.ids for prompt in some], **_pad_audio(some))
+        seeds = _seeds_of(chosen, names, config)
+        return writer.write([prompt.ids for prompt in some], seeds, **_pad_audio(some))
 
     return _in_batches([len(prompt.ids) for prompt in prompts], config, answer, on_batch)
 
@@ -228,9 +246,8 @@ def stream_answer(
     """Answer one prompt and hand out the text word by word as it comes."""
     writer = _Writer(model, processor.tokenizer, config)
     streamer = _CallbackStreamer(processor.tokenizer, on_text)
-    with _seeded(config, 0):
-        features = _pad_audio([prompt])
-        return writer.write([prompt.ids], streamer=streamer, **features)[0]
+    seeds = _seeds_of([0], None, config)
+    return writer.write([prompt.ids], seeds, streamer=streamer, **_pad_audio([prompt]))[0]
 
 
 class _CallbackStreamer(TextStreamer):
@@ -263,24 +280,13 @@ def _in_batches(
     """Answer in batches of similar length, the longest first: too little memory shows at once."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     answers: list[Any] = [None] * len(lengths)
-    for number, start in enumerate(range(0, len(order), config.batch_size)):
+    for start in range(0, len(order), config.batch_size):
         chosen = order[start : start + config.batch_size]
-        with _seeded(config, number):
-            found = answer(chosen)
-        for index, one in zip(chosen, found, strict=True):
+        for index, one in zip(chosen, answer(chosen), strict=True):
             answers[index] = one
         if on_batch is not None:
             on_batch(len(chosen))
     return answers
-
-
-@contextmanager
-def _seeded(config: GenerationConfig, number: int) -> Iterator[None]:
-    """Draw the same tokens for the same batch, and leave everyone else's draws alone."""
-    with torch.random.fork_rng() if config.do_sample else nullcontext():
-        if config.do_sample:
-            torch.manual_seed(config.seed * 1_000_003 + number)
-        yield
 
 
 class _Writer:
@@ -289,7 +295,7 @@ class _Writer:
     def __init__(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig
     ) -> None:
-        self._model, self._tokenizer = model, tokenizer
+        self._model, self._tokenizer, self._config = model, tokenizer, config
         self._stops = find_stop_ids(model, tokenizer)
         self._control = _find_control_ids(tokenizer)
         pad: Any = tokenizer.pad_token_id
@@ -297,10 +303,10 @@ class _Writer:
         # What is not set here the library takes from the model's makers.
         self._settings = LibraryConfig(
             max_new_tokens=config.max_new_tokens,
-            do_sample=config.do_sample,
-            temperature=config.temperature if config.do_sample else 1.0,
-            top_p=config.top_p if config.do_sample else 1.0,
-            top_k=0 if config.do_sample else 50,  # 0 is all; 50 is the library's own default
+            do_sample=False,  # draws come from `build_sampler`
+            temperature=1.0,
+            top_p=1.0,
+            top_k=50,  # the library's own default
             repetition_penalty=1.0,
             num_beams=1,
             eos_token_id=list(self._stops),
@@ -308,16 +314,24 @@ class _Writer:
         )
 
     def write(
-        self, rows: Sequence[list[int]], streamer: Any = None, **audio: Tensor
+        self,
+        rows: Sequence[list[int]],
+        seeds: Sequence[int],
+        streamer: Any = None,
+        **audio: Tensor,
     ) -> list[Answer]:
-        """Answer B prompts; ``audio`` is what `pad_features` gives."""
+        """Answer B prompts, each with its seed; ``audio`` is what `pad_features` gives."""
         self._check(rows)
+        config, sampler = self._config, None
+        if config.do_sample:
+            sampler = build_sampler(seeds, temperature=config.temperature, top_p=config.top_p)
         device = self._model.get_input_embeddings().weight.device
         ids, mask = _pad_left(rows, self._pad)
         out = self._model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             generation_config=self._settings,
+            logits_processor=sampler,
             streamer=streamer,
             **{name: tensor.to(device) for name, tensor in audio.items()},
         )

@@ -10,11 +10,31 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 _WORTH_BF16 = 1.5
 """How much faster a CPU must multiply in bfloat16 before its casts pay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Which of the processes of one launch this is."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+    """Among those of this machine: the number of its GPU."""
+
+
+def find_ranks() -> Ranks:
+    """What `accelerate launch` and `torchrun` say of this process; alone without them."""
+    rank, count, local = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    )
+    return Ranks(rank=rank, count=count, local=local)
 
 
 def find_nvidia_driver() -> str | None:

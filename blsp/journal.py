@@ -3,17 +3,24 @@
 `OUT.journal` lies beside the output until that is whole. Its first line is the plan: all that
 decides the rows, by name. Every further line is one finished batch; a line cut short by a kill is
 dropped, and its batch is done again. A run with another plan is refused, because its rows would not
-belong together. Batches enter, the rows of all of them leave.
+belong together, and so is a second run on the same output. Processes that share the work have a
+journal each (`OUT.journal.1`, ...) and read those of all, so that a run may go on with more of them
+or fewer. Batches enter, the rows of all of them leave; meanwhile only their places are in memory.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from glob import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from blsp.errors import InputError
+from blsp.locking import hold
 from blsp.manifest import Meta, read_meta
 
 Plan = Mapping[str, str]
@@ -33,13 +40,20 @@ def journal_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.journal")
 
 
+def find_journals(out: Path) -> list[Path]:
+    """The journals of all processes that worked on an output."""
+    first = journal_path(out)
+    others = sorted(first.parent.glob(f"{escape(first.name)}.*"))
+    return [path for path in (first, *others) if path.is_file()]
+
+
 def find_finished(out: Path, plan: Plan) -> Meta | None:
     """Return the side file of an output that is whole already; None where there is work to do.
 
     Raises:
         InputError: there is an output of another plan, or of nobody knows which.
     """
-    if not out.exists() or journal_path(out).exists():
+    if not out.exists() or find_journals(out):
         return None
     meta = read_meta(out)
     if meta is None or meta.plan != digest([plan]):
@@ -52,69 +66,102 @@ def find_finished(out: Path, plan: Plan) -> Meta | None:
 
 
 class Journal:
-    """The batches that are done; `done` is batch number -> its rows.
+    """The batches that are done. A context manager: within it nobody else writes this journal.
+
+    Args:
+        out: the output to be.
+        plan: all that decides its rows.
+        writer: which of the processes that share the work this is.
 
     Raises:
-        InputError: there is a journal of another plan, or no place to write.
+        InputError: there is a journal of another plan, another run on this output, or no place to
+            write.
     """
 
-    def __init__(self, out: Path, plan: Plan) -> None:
-        self.path = journal_path(out)
-        self.done: dict[int, list[Any]] = {}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = self._read_whole_lines()
-            self._file = self.path.open("a", encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise InputError(
-                f"{self.path}: expected a place to write, found: {error.strerror}; choose another "
-                "--out"
-            ) from error
-        if not lines:
-            self._append({"plan": dict(plan)})
-            return
-        _check_plan(self.path, lines[0].get("plan"), plan)
-        self.done = {line["batch"]: line["rows"] for line in lines[1:]}
+    def __init__(self, out: Path, plan: Plan, *, writer: int = 0) -> None:
+        self.out, self.plan = out, plan
+        self.path = journal_path(out) if writer == 0 else Path(f"{journal_path(out)}.{writer}")
+        self.done: dict[int, tuple[Path, int]] = {}
+        """Batch -> the journal it is in, and at which byte."""
+        self._seen: dict[Path, int] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> "Journal":
+        with ExitStack() as opened:
+            opened.enter_context(hold(self.path))
+            self.refresh()
+            try:
+                self._file = opened.enter_context(self.path.open("ab"))
+            except OSError as error:
+                raise InputError(
+                    f"{self.path}: expected a place to write, found: {error.strerror}; choose "
+                    "another --out"
+                ) from error
+            # What follows a last line that was never finished would be lost with it.
+            self._file.truncate(self._seen.get(self.path, 0))
+            self._file.seek(0, os.SEEK_END)
+            if not self._seen.get(self.path):
+                self._append({"plan": dict(self.plan)})
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
     def add(self, batch: int, rows: list[Any]) -> None:
         """Record a finished batch; it is on disk when this returns."""
-        self._append({"batch": batch, "rows": rows})
-        self.done[batch] = rows
+        self.done[batch] = (self.path, self._append({"batch": batch, "rows": rows}))
 
-    @property
-    def row_count(self) -> int:
-        """Rows of all finished batches."""
-        return sum(map(len, self.done.values()))
+    def read(self, batch: int) -> list[Any]:
+        """Return the rows of a finished batch."""
+        path, offset = self.done[batch]
+        with path.open("rb") as file:
+            file.seek(offset)
+            return json.loads(file.readline())["rows"]
 
-    def close(self) -> None:
-        """Stop writing; the file stays."""
-        self._file.close()
+    def refresh(self) -> None:
+        """Look at what all processes have finished by now.
+
+        Raises:
+            InputError: a journal of another plan, or something else in its place.
+        """
+        for path in find_journals(self.out):
+            with path.open("rb") as file:
+                offset = file.seek(self._seen.get(path, 0))
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._take(path, offset, line)
+                    offset += len(line)
+            self._seen[path] = offset
 
     def remove(self) -> None:
-        """Delete the file, once the output is whole."""
-        self.close()
-        self.path.unlink(missing_ok=True)
+        """Delete the journals of all, once the output is whole."""
+        for path in find_journals(self.out):
+            path.unlink(missing_ok=True)
 
-    def _append(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _read_whole_lines(self) -> list[dict[str, Any]]:
-        """Read the journal and cut off a last line that was never finished."""
-        if not self.path.exists():
-            return []
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.truncate(self.path, len(whole))
+    def _take(self, path: Path, offset: int, line: bytes) -> None:
         try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
+            row = json.loads(line)
+            if offset:
+                self.done.setdefault(row["batch"], (path, offset))
+                return
+            found = row["plan"]
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{self.path}: expected the journal of an interrupted run, found {error}; delete "
+                f"{path}: expected the journal of an interrupted run, found {line[:40]!r}; delete "
                 "it to begin again"
             ) from error
+        _check_plan(path, found, self.plan)
+
+    def _append(self, line: dict[str, Any]) -> int:
+        """Write a line to disk; returns the byte at which it begins."""
+        offset = self._file.tell()
+        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._seen[self.path] = self._file.tell()
+        return offset
 
 
 def _check_plan(path: Path, found: Any, wanted: Plan) -> None:
@@ -133,17 +180,56 @@ def run_batches(
     batches: Sequence[Any],
     work: Callable[[int, Any], list[Any]],
     on_batch: Callable[[int], object],
-) -> list[Any]:
-    """Do the batches that are not done yet; returns the rows of all, in the order of batches.
+    *,
+    ranks: tuple[int, int] = (0, 1),
+    workers: int = 1,
+) -> bool:
+    """Do the batches that are not done yet; false where other processes still work on theirs.
 
     Args:
-        journal: of the run.
+        journal: of the run, entered.
         batches: all of them, as planned.
         work: batch number and batch -> its rows.
         on_batch: told the size of each batch done now.
+        ranks: which process this is, and how many share the batches.
+        workers: batches at once, in threads.
     """
-    for number, batch in enumerate(batches):
-        if number not in journal.done:
-            journal.add(number, work(number, batch))
-            on_batch(len(batch))
-    return [row for number in range(len(batches)) for row in journal.done[number]]
+    rank, count = ranks
+    todo = [each for each in range(rank, len(batches), count) if each not in journal.done]
+
+    def finish(number: int, rows: list[Any]) -> None:
+        journal.add(number, rows)
+        on_batch(len(batches[number]))
+
+    if workers == 1:  # in this thread, whose settings a model's operations follow
+        for number in todo:
+            finish(number, work(number, batches[number]))
+    else:
+        _run_in_threads(todo, lambda number: work(number, batches[number]), finish, workers)
+    journal.refresh()
+    return len(journal.done) == len(batches)
+
+
+def _run_in_threads(
+    numbers: Sequence[int],
+    work: Callable[[int], list[Any]],
+    finish: Callable[[int, list[Any]], None],
+    workers: int,
+) -> None:
+    """Do so many at once; where one fails, what the others under way come to is kept."""
+    remaining, running = iter(numbers), dict[Future[list[Any]], int]()
+    with ThreadPoolExecutor(workers) as threads:
+        try:
+            while True:
+                for number in islice(remaining, 2 * workers - len(running)):
+                    running[threads.submit(work, number)] = number
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    finish(running[future], future.result())
+                    del running[future]
+        except BaseException:
+            for future, number in running.items():
+                if not future.cancel() and future.exception() is None:
+                    finish(number, future.result())
+            raise

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from blsp import continuation
+from blsp import authors
+from blsp.authors import load_author
 from blsp.behaviours import Behaviour, Behaviours, Request, draw_requests, load_behaviours
 from blsp.continuation import (
     ContinuationConfig,
@@ -185,7 +186,7 @@ def test_the_tiny_llm_answers_by_the_emotion_that_it_is_told(tmp_path: Path) -> 
         for mood in moods
     ]
     write_manifest(tmp_path, rows)
-    author = continuation.load_author("blsp/tiny-llm", None, {})
+    author = load_author("blsp/tiny-llm", None, {})
     config = ContinuationConfig(per_utterance=len(every))
     counts = continue_manifest(
         tmp_path / "m.jsonl",
@@ -298,9 +299,11 @@ def test_an_answer_that_was_cut_is_not_taught_to_end(
     ends: dict[str, Literal["stop", "length"]] = {"whole": "stop", "cut of": "length"}
     endless = cycle(ends.items())
     monkeypatch.setattr(
-        continuation,
+        authors,
         "answer_texts",
-        lambda _llm, _tokenizer, prompts, _config: [Answer(*next(endless), 2) for _ in prompts],
+        lambda _llm, _tokenizer, prompts, _config, names: [
+            Answer(*next(endless), 2) for _ in prompts
+        ],
     )
     assert main(command(folder, llm)) == 0
     tokenizer = load_tokenizer(llm)
@@ -386,12 +389,14 @@ def test_the_teacher_view_is_the_very_prompt_that_was_answered(
 ) -> None:
     answered: dict[str, list[int]] = {}
 
-    def note(_llm: Any, _tokenizer: Any, prompts: list[list[int]], _config: Any) -> list[Answer]:
+    def note(
+        _llm: Any, _tokenizer: Any, prompts: list[list[int]], *_: Any, **__: Any
+    ) -> list[Answer]:
         texts = [f"answer {len(answered) + index}" for index in range(len(prompts))]
         answered.update(zip(texts, prompts, strict=True))
         return [Answer(text, "stop", 2) for text in texts]
 
-    monkeypatch.setattr(continuation, "answer_texts", note)
+    monkeypatch.setattr(authors, "answer_texts", note)
     assert main(command(folder, llm, "--per-utterance", "2")) == 0
     renderer = Renderer(load_tokenizer(llm))
     rows = list(read_conversations(folder / "out" / "c.jsonl"))
@@ -485,9 +490,9 @@ def test_rejected_answers_are_counted(
 ) -> None:
     texts = iter(["fine", "", "<think>", "I cannot help you.", "fine", "fine"])
     monkeypatch.setattr(
-        continuation,
+        authors,
         "answer_texts",
-        lambda _llm, _tokenizer, prompts, _config: [
+        lambda _llm, _tokenizer, prompts, _config, names: [
             Answer(next(texts), "stop", 1) for _ in prompts
         ],
     )
@@ -507,17 +512,19 @@ def test_a_manifest_without_words_is_refused(folder: Path, llm: Path) -> None:
 
 SLOW = """
 import sys, time
-from blsp import continuation
-real = continuation.answer_texts
-def slow(*arguments):
+from blsp import authors, continuation
+real = authors.answer_texts
+def slow(*arguments, **options):
     time.sleep(0.4)
-    return real(*arguments)
-continuation.answer_texts = slow
+    return real(*arguments, **options)
+authors.answer_texts = slow
 sys.exit(continuation.main(sys.argv[1:]))
 """
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(folder: Path, llm: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
+    folder: Path, llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed after the first of its three batches, it does the other two."""
     argv = command(folder, llm, "--sample")
     out, journal = folder / "out" / "c.jsonl", folder / "out" / "c.jsonl.journal"
@@ -535,12 +542,12 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(folder: Path, llm: 
     assert 1 <= len(done) < 3
     assert not out.exists()
     asked: list[int] = []
-    real = continuation.answer_texts
-    continuation.answer_texts = lambda *a: (asked.append(len(a[2])), real(*a))[1]
-    try:
+    real = authors.answer_texts
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            authors, "answer_texts", lambda *a, **k: (asked.append(len(a[2])), real(*a, **k))[1]
+        )
         assert main(argv) == 0
-    finally:
-        continuation.answer_texts = real
     assert asked == [2] * (3 - len(done))
     assert out.read_bytes() == whole
     assert out.with_suffix(".meta.json").read_bytes() == meta
@@ -549,16 +556,16 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(folder: Path, llm: 
 
 @pytest.fixture
 def interrupted(folder: Path, llm: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    real, calls = continuation.answer_texts, [0]
+    real, calls = authors.answer_texts, [0]
 
-    def fail_later(*arguments: Any) -> list[Answer]:
+    def fail_later(*arguments: Any, **options: Any) -> list[Answer]:
         calls[0] += 1
         if calls[0] > 1:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(continuation, "answer_texts", fail_later)
+        patch.setattr(authors, "answer_texts", fail_later)
         with pytest.raises(KeyboardInterrupt):
             main(command(folder, llm))
     return folder
@@ -596,7 +603,7 @@ def test_a_finished_file_is_left_alone_and_another_is_never_overwritten(
     folder: Path, llm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(command(folder, llm)) == 0
-    monkeypatch.setattr(continuation, "answer_texts", None)
+    monkeypatch.setattr(authors, "answer_texts", None)
     assert main(command(folder, llm)) == 0
     with pytest.raises(InputError, match="choose another --out"):
         main(command(folder, llm, "--seed", "5"))

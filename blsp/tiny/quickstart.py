@@ -22,10 +22,11 @@ import torch
 from transformers.utils import logging
 
 from blsp.arguments import join_command, load_on_device
+from blsp.authors import load_author
 from blsp.behaviours import Behaviour, load_behaviours
 from blsp.benchmark import Benchmark, TestSet, load_test_set, run
 from blsp.checkpoint import is_complete
-from blsp.continuation import ContinuationConfig, continue_manifest, load_author
+from blsp.continuation import ContinuationConfig, continue_manifest
 from blsp.errors import InputError
 from blsp.generation import (
     GenerationConfig,

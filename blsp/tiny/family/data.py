@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from blsp.authors import Author, load_author
 from blsp.behaviours import draw_requests
-from blsp.continuation import Author, ContinuationConfig, continue_manifest, load_author
+from blsp.continuation import ContinuationConfig, continue_manifest
 from blsp.generation import GenerationConfig
 from blsp.journal import digest, find_finished
 from blsp.manifest import (

@@ -1,0 +1,156 @@
+"""Runs that are killed at random moments, again and again: nothing is lost, nothing comes twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from completions import serve
+
+from blsp.audio import save_audio
+from blsp.cli import main as run_blsp
+from blsp.manifest import Meta, Utterance, read_conversations, write_rows
+from tests.model.conftest import save_llm
+
+SLOW = """
+import sys, time
+from blsp import {module}
+real = {module}.{name}
+def slow(*arguments, **options):
+    time.sleep({seconds})
+    return real(*arguments, **options)
+{module}.{name} = slow
+from blsp.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+ANSWERS = SLOW.format(module="authors", name="answer_texts", seconds=0.1)
+HEADERS = SLOW.format(module="preparation", name="read_audio_info", seconds=0.02)
+PLAIN = "import sys; from blsp.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def run_killed(code: str, argv: Sequence[str], *, kills: int, seconds: float, ready: Path) -> int:
+    """Start again and again, kill after up to so many seconds of work; returns how many died.
+
+    Args:
+        code: of the process.
+        argv: the command.
+        kills: processes that are killed, if none has ended before.
+        seconds: the longest that one works.
+        ready: what is there while it works.
+    """
+    draw = random.Random(0)
+    for count in range(kills + 1):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *argv], env=os.environ, stderr=subprocess.PIPE, text=True
+        )
+        while process.poll() is None and not any(ready.parent.glob(ready.name)):
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, seconds))
+        if count < kills and process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        _, error = process.communicate(timeout=120)
+        if process.returncode != -signal.SIGKILL:
+            assert process.returncode == 0, error
+            return count
+    raise AssertionError("the last one is not killed")
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llm(tmp_path_factory.mktemp("llm"), "qwen3", tie_word_embeddings=False)
+
+
+def write_transcripts(folder: Path, count: int) -> Path:
+    rows = [
+        Utterance(id=f"u{at}", audio=f"{at}.wav", duration=1.0, text="word " * (1 + at % 7))
+        for at in range(count)
+    ]
+    write_rows(folder / "m.jsonl", rows, Meta(command="test"))
+    return folder / "m.jsonl"
+
+
+def command(folder: Path, llm: Path, out: str, *more: str) -> list[str]:
+    words = ["continuations", str(folder / "m.jsonl"), "--llm", str(llm)]
+    return [
+        *words,
+        "--out",
+        str(folder / out),
+        "--max-new-tokens",
+        "5",
+        "--behaviours",
+        "tiny",
+        *more,
+    ]
+
+
+def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file, hidden ones too."""
+    yield from ((path.name, path.read_bytes()) for path in sorted(folder.iterdir()))
+
+
+def check_continuations(folder: Path, llm: Path, kills: int) -> None:
+    """The file of a killed run is that of a run that was not, byte for byte."""
+    write_transcripts(folder, 12 * (kills + 1))
+    greedy, drawn = ("--batch-size", "2"), ("--batch-size", "3", "--sample")
+    for options in (greedy, drawn) if kills > 1 else (greedy,):
+        whole, killed = folder / "whole", folder / "killed"
+        assert run_blsp([*command(folder, llm, "whole/c.jsonl"), *options]) == 0
+        argv = [*command(folder, llm, "killed/c.jsonl"), *options]
+        ready = killed / "c.jsonl.journal"
+        assert run_killed(ANSWERS, argv, kills=kills, seconds=0.5, ready=ready)
+        names = [name for name, _ in contents(killed)]
+        assert names == ["c.jsonl", "c.meta.json"]
+        assert (killed / "c.jsonl").read_bytes() == (whole / "c.jsonl").read_bytes()
+        for path in (*whole.iterdir(), *killed.iterdir()):
+            path.unlink()
+
+
+def check_server(folder: Path, llm: Path, kills: int) -> None:
+    """Every transcript is answered once in the file, and few were asked twice."""
+    count = 40 * (kills + 1)
+    write_transcripts(folder, count)
+    with serve(seconds=0.05) as server:
+        argv = command(folder, llm, "c.jsonl", "--engine", server.address, "--at-once", "4")
+        died = run_killed(PLAIN, argv, kills=kills, seconds=0.3, ready=folder / "c.jsonl.journal")
+    ids = [row.id.partition("/")[0] for row in read_conversations(folder / "c.jsonl")]
+    assert died and ids == [f"u{at}" for at in range(count)]
+    assert count <= sum(server.tries.values()) <= count + 8 * died  # those under way are lost
+
+
+def check_manifest(folder: Path, llm: Path, kills: int) -> None:
+    """A manifest is there whole or not at all."""
+    del llm
+    audio = np.full(800, 0.1, dtype=np.float32)
+    for at in range(60):
+        save_audio(folder / "calls" / f"{at:02}.wav", audio)
+        (folder / "calls" / f"{at:02}.txt").write_text("hello")
+    argv = ["prep", "folder", str(folder / "calls"), "--out", str(folder / "m")]
+    ready = folder / "m" / ".calls.jsonl.*.tmp"
+    assert run_killed(HEADERS, argv, kills=kills, seconds=0.1, ready=ready)
+    lines = (folder / "m" / "calls.jsonl").read_text().splitlines()
+    assert len(lines) == 60 and (folder / "m" / "calls.meta.json").exists()
+
+
+Check = Callable[[Path, Path, int], None]
+
+
+@pytest.mark.parametrize("check", [check_continuations, check_server, check_manifest])
+def test_a_run_that_is_killed_loses_nothing(check: Check, llm: Path, tmp_path: Path) -> None:
+    check(tmp_path, llm, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("check", "kills"), [(check_continuations, 5), (check_server, 6), (check_manifest, 4)]
+)
+def test_a_run_that_is_killed_many_times_loses_nothing(
+    check: Check, kills: int, llm: Path, tmp_path: Path
+) -> None:
+    """Twenty kills in all, as continuations are written twice."""
+    check(tmp_path, llm, kills)
