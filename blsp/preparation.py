@@ -295,13 +295,13 @@ def read_table(
             yield Dropped("a line that does not fit the header", told)
 
 
-def read_segments(path: Path, subset: str, *, text: str) -> Iterator[Segment]:
-    """Yield the segments of a subset from JSON as GigaSpeech and WenetSpeech write it.
+def read_segments(path: Path, *, text: str, subset: str | None = None) -> Iterator[Segment]:
+    """Yield segments from JSON as GigaSpeech and WenetSpeech write it.
 
     Args:
         path: a JSON object with recordings under `audios`, of any size.
-        subset: such as `XL`; braces around names in the file do not count.
         text: the segments' key for their words.
+        subset: only those in it; braces around names in the file do not count.
 
     Raises:
         InputError: the file cannot be read or has another form.
@@ -312,7 +312,7 @@ def read_segments(path: Path, subset: str, *, text: str) -> Iterator[Segment]:
             yield from [
                 _build_segment(where, row, recording, text)
                 for row in recording["segments"]
-                if subset in _find_subsets(row)
+                if subset is None or subset in _find_subsets(row)
             ]
         except _WRONG_FORM as error:
             raise _wrong_form(where, text, error) from error

@@ -65,7 +65,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--layout",
         choices=("long", "cut"),
-        help="long Opus files, or a WAV for each segment (default: what is below audio/)",
+        help="long Opus files, or a WAV for each segment (default: what is there)",
     )
     return parser.parse_args(argv)
 
@@ -77,15 +77,24 @@ def find_corpus(root: Path) -> Path:
 
 
 def find_layout(corpus: Path) -> str:
-    """Return `cut` where there is no long file, but a segment."""
-    found = (next((corpus / "audio").rglob(f"[!.]*.{end}"), None) for end in ("opus", "wav"))
-    long, cut = found
-    return "cut" if cut and not long else "long"
+    """Return of which kind the first recording is that has a file: `long` or `cut`."""
+    if (corpus / LIST).is_file():
+        for segment in read_segments(corpus / LIST, text="text_tn"):
+            if (corpus / segment.audio).is_file():
+                break
+            if (corpus / find_cut(segment)).is_file():
+                return "cut"
+    return "long"
+
+
+def find_cut(segment: Segment) -> str:
+    """Return the file of a segment that was cut: beside where its long file would lie."""
+    return f"{dirname(segment.audio)}/{segment.id}.wav"
 
 
 def read_subset(corpus: Path, subset: str, layout: str) -> Iterator[Item]:
     """Yield the segments of a subset."""
-    for segment in read_segments(corpus / LIST, subset, text="text_tn"):
+    for segment in read_segments(corpus / LIST, text="text_tn", subset=subset):
         words = punctuate(segment.text)
         if not words:
             yield Dropped("nothing but tags", f"{segment.where}: {segment.id}: {segment.text}")
@@ -94,7 +103,7 @@ def read_subset(corpus: Path, subset: str, layout: str) -> Iterator[Item]:
         yield Candidate(
             where=segment.where,
             id=segment.id,
-            audio=f"{dirname(segment.audio)}/{segment.id}.wav" if cut else segment.audio,
+            audio=find_cut(segment) if cut else segment.audio,
             text=words,
             start=0.0 if cut else segment.start,
             duration=None if cut else segment.duration,

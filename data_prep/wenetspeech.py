@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
 
 def read_subset(corpus: Path, subset: str) -> Iterator[Item]:
     """Yield the segments of a subset."""
-    for segment in read_segments(corpus / LIST, subset, text="text"):
+    for segment in read_segments(corpus / LIST, text="text", subset=subset):
         kept = {
             "domain": segment.recording.get("source"),  # `source` is the corpus
             "tags": segment.recording.get("tags"),

@@ -208,7 +208,7 @@ def test_a_finished_subset_is_not_done_again(
     [
         ([], "expected at least one recording with its words, found none"),
         ([{"aid": "X1"}], "GigaSpeech.json: X1: expected a path and segments with sid, "),
-        ([{"aid": "X1", "segments": [{"sid": "a"}]}], "found KeyError('subsets')"),
+        ([{"aid": "X1", "segments": [{"sid": "a"}]}], "found KeyError('begin_time')"),
         ([{"aid": "X1", "path": None, "segments": [segment("a", 0, "A", "L")]}], "TypeError(None)"),
     ],
 )
@@ -224,6 +224,14 @@ def test_another_form_of_the_list_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_another_form_is_one_line_without_names_too(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_list(corpus, [{"aid": "X1", "segments": [None]}])
+    assert prepare(corpus, tmp_path / "out") == 2
+    assert "GigaSpeech.json: X1: expected a path and segments" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
