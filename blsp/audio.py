@@ -1,9 +1,9 @@
 """Any audio to what the encoder hears: float32 mono samples at 16 kHz.
 
-A path, bytes or archive member holding WAV, FLAC, MP3, OGG Vorbis or OGG Opus enters, at any rate
-and channel count; an array leaves. Decoding runs in blocks, so that 45 minutes of 48 kHz stereo
-take little more memory than the result; a segment is sought, not cut from the whole. Audio that is
-shorter than it says is an error, never a shorter array.
+A path, bytes or archive member holding WAV, FLAC, MP3, OGG Vorbis, OGG Opus or NIST SPHERE enters,
+at any rate and channel count; an array leaves. Decoding runs in blocks, so that 45 minutes of 48
+kHz stereo take little more memory than the result; a segment is sought, not cut from the whole.
+Audio that is shorter than it says is an error, never a shorter array.
 """
 
 import io

@@ -7,13 +7,14 @@ length. An open binary file enters; the same or a corrected file leaves.
 """
 
 import io
+import re
 import struct
 from typing import BinaryIO
 
 from blsp.errors import InputError
 
 _CONVERT = "ffmpeg -i INPUT -ac 1 -ar 16000 OUTPUT.flac"
-AUDIO = "WAV, FLAC, MP3, OGG Vorbis or OGG Opus audio"
+AUDIO = "WAV, FLAC, MP3, OGG Vorbis, OGG Opus or NIST SPHERE audio"
 _FOREIGN = {  # (offset, magic bytes): name
     (4, b"ftyp"): "MP4/M4A",
     (0, b"\x1a\x45\xdf\xa3"): "WebM/Matroska",
@@ -21,7 +22,6 @@ _FOREIGN = {  # (offset, magic bytes): name
     (0, b"FORM"): "AIFF",
     (0, b".snd"): "AU",
     (0, b"caff"): "CAF",
-    (0, b"NIST_1A"): "NIST SPHERE",
     (0, b"#!AMR"): "AMR",
 }
 # A data size from here on is what writers to a pipe put for "until the end" (sox: 0x7FFFF000).
@@ -44,7 +44,7 @@ def check_container(file: BinaryIO, name: str) -> BinaryIO:
         name: what errors call it.
 
     Raises:
-        InputError: empty, not one of the five formats, or provably cut short. A cut cannot be
+        InputError: empty, not one of the six formats, or provably cut short. A cut cannot be
             seen here in FLAC and in MP3 with a length header (decoding sees it), nor anywhere in
             a WAV whose header promises no length (written to a pipe).
     """
@@ -59,6 +59,8 @@ def check_container(file: BinaryIO, name: str) -> BinaryIO:
         file = _with_mp3_length(file, name)
     elif head[:4] == b"fLaC":
         _check_flac(head, name)
+    elif head[:7] == b"NIST_1A":
+        _check_sphere(file, size, name)
     else:
         raise InputError(f"{name}: expected {AUDIO}, found {_describe(head)}")
     file.seek(0)
@@ -123,6 +125,25 @@ def _check_flac(head: bytes, name: str) -> None:
             f"{name}: expected a FLAC that tells its length, found one that does not "
             f"(written to a pipe, or cut in its header); write it again: {_CONVERT}"
         )
+
+
+def _check_sphere(file: BinaryIO, size: int, name: str) -> None:
+    """Compare the samples that the header, in writing, promises with the bytes that are there."""
+    file.seek(0)
+    head = file.read(1024)
+    fields = dict(re.findall(rb"^(\w+) -\S+ (\S+)", head, re.MULTILINE))
+    if b"shorten" in fields.get(b"sample_coding", b""):
+        raise InputError(
+            f"{name}: expected {AUDIO}, found NIST SPHERE compressed by shorten; convert it: "
+            f"{_CONVERT}"
+        )
+    try:
+        begin, samples = int(head.split()[1]), int(fields[b"sample_count"])
+        promised = samples * int(fields[b"sample_n_bytes"]) * int(fields.get(b"channel_count", 1))
+    except (IndexError, KeyError, ValueError):
+        raise _cut_error(name, "a header that counts the samples", "none") from None
+    if promised > size - begin:
+        raise _cut_error(name, f"{promised} bytes of samples", str(max(0, size - begin)))
 
 
 def _check_ogg(file: BinaryIO, size: int, *, serial: bytes, name: str) -> None:

@@ -31,6 +31,7 @@ _THREADS = 8  # headers of a network disk come slowly but many at once
 _CHUNK = 1000
 _KNOWN_FILES = 4096  # whose lengths are remembered: segments of one file come together
 _BLOCK = 1 << 20
+_CUT_SECONDS = 0.5  # programs count an MP3's padding differently, by less than this
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +48,8 @@ class Candidate:
     start: float = 0.0
     duration: float | None = None
     """Seconds; None reaches to the end of the file."""
+    file_seconds: float | None = None
+    """How long the corpus says its file is: nothing else shows that an MP3 was cut."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """Other keys of the manifest's line: speaker, language, and the corpus's own."""
 
@@ -61,6 +64,32 @@ class Dropped(NamedTuple):
 
 
 Item = Candidate | Dropped
+
+
+class Row(NamedTuple):
+    """A line of a table."""
+
+    where: str
+    """As `file:line`."""
+    cells: dict[str, str]
+    """By the name of their column."""
+
+
+class Segment(NamedTuple):
+    """A part of a long recording."""
+
+    where: str
+    """The file and the recording."""
+    id: str
+    audio: str
+    """The recording's file."""
+    start: float
+    duration: float
+    text: str
+    row: Mapping[str, Any]
+    """All that the corpus says of the segment."""
+    recording: Mapping[str, Any]
+    """All that it says of the recording."""
 
 
 class Tally:
@@ -140,6 +169,29 @@ def prepare_splits(
     return 0
 
 
+def choose_one(flag: str, asked: str | None, found: Iterable[str], *, root: Path) -> str:
+    """Return what was asked for, or else the only one there is: a language, a pair of them.
+
+    Args:
+        flag: the option that asks, such as `--language`.
+        asked: its value.
+        found: what there is, at least one.
+        root: where.
+
+    Raises:
+        InputError: it is not there, or several are and none was asked for.
+    """
+    names = sorted(found)
+    if asked is None and len(names) == 1:
+        return names[0]
+    if asked not in names:
+        advice = suggest(asked, names) if asked else f"choose from {', '.join(names)}"
+        raise InputError(
+            f"{flag}: expected one of the {len(names)} in {root}, found {asked!r}; {advice}"
+        )
+    return asked
+
+
 # --- reading what corpora say ---------------------------------------------------------------------
 
 
@@ -212,6 +264,114 @@ def read_objects(path: Path, key: str) -> Iterator[dict[str, Any]]:
         raise InputError(f"{path}: expected UTF-8 text, found {error}; save it as UTF-8") from error
 
 
+def read_table(
+    path: Path, columns: Sequence[str], *, delimiter: str = "\t"
+) -> Iterator[Row | Dropped]:
+    """Yield the lines below a header, by column; a quotation mark in a cell is just one.
+
+    Args:
+        path: the table.
+        columns: must be there, in any order and among others.
+        delimiter: between cells.
+
+    Raises:
+        InputError: the file cannot be read, or lacks a column.
+    """
+    lines = read_lines(path)
+    _, header = next(lines, (1, ""))
+    names = header.split(delimiter)
+    for column in columns:
+        if column not in names:
+            raise InputError(
+                f"{path}:1: expected a header with {', '.join(columns)}, found {header[:80]!r}; "
+                "use the table of the corpus as it is"
+            )
+    for number, line in lines:
+        cells = line.split(delimiter)
+        if len(cells) == len(names):
+            yield Row(f"{path}:{number}", dict(zip(names, cells, strict=True)))
+        elif line.strip():
+            told = f"{path}:{number}: {len(cells)} cells, not {len(names)}"
+            yield Dropped("a line that does not fit the header", told)
+
+
+def read_segments(path: Path, *, text: str, subset: str | None = None) -> Iterator[Segment]:
+    """Yield segments from JSON as GigaSpeech and WenetSpeech write it.
+
+    Args:
+        path: a JSON object with recordings under `audios`, of any size.
+        text: the segments' key for their words.
+        subset: only those in it; braces around names in the file do not count.
+
+    Raises:
+        InputError: the file cannot be read or has another form.
+    """
+    for recording in read_objects(path, "audios"):
+        where = f"{path}: {recording.get('aid')}"
+        try:
+            yield from [
+                _build_segment(where, row, recording, text)
+                for row in recording["segments"]
+                if subset is None or subset in _find_subsets(row)
+            ]
+        except _WRONG_FORM as error:
+            raise _wrong_form(where, text, error) from error
+
+
+def find_subsets(path: Path, training: Sequence[str], tests: Sequence[str]) -> list[str]:
+    """Return the first training subset that has segments, and the tests that have.
+
+    Args:
+        path: as of `read_segments`; it is read until nothing better can come.
+        training: from the largest, which contains the others, to the smallest.
+        tests: all of them are looked for.
+    """
+    found: set[str] = set()
+    for recording in read_objects(path, "audios"):
+        try:
+            found.update(*map(_find_subsets, recording["segments"]))
+        except _WRONG_FORM as error:
+            raise _wrong_form(f"{path}: {recording.get('aid')}", "words", error) from error
+        if found.issuperset((training[0], *tests)):
+            break
+    largest = [name for name in training if name in found][:1]
+    return largest + [name for name in tests if name in found]
+
+
+_WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError)
+
+
+def _wrong_form(where: str, text: str, error: Exception) -> InputError:
+    keys = f"sid, begin_time, end_time, subsets and {text}"
+    return InputError(
+        f"{where}: expected a path and segments with {keys}, found {error!r}; use the file of the "
+        "corpus as it is"
+    )
+
+
+def _find_subsets(row: Mapping[str, Any]) -> set[str]:
+    return {name.strip("{}") for name in row["subsets"]}
+
+
+def _build_segment(
+    where: str, row: Mapping[str, Any], recording: Mapping[str, Any], text: str
+) -> Segment:
+    start, end = float(row["begin_time"]), float(row["end_time"])
+    for value in (row["sid"], recording["path"], row[text]):
+        if not isinstance(value, str):
+            raise TypeError(value)
+    return Segment(
+        where=where,
+        id=row["sid"],
+        audio=recording["path"],
+        start=start,
+        duration=end - start,
+        text=row[text],
+        row=row,
+        recording=recording,
+    )
+
+
 # --- measuring ------------------------------------------------------------------------------------
 
 
@@ -262,21 +422,12 @@ def _measure_all(
 ) -> Iterator[Utterance]:
     candidates = _sift(items, tally)
     for candidate, seconds in _show_progress(path.stem, _measure_in_threads(candidates, root)):
-        if isinstance(seconds, InputError):
-            there = Path(root, candidate.audio).exists()
-            reason = "audio that cannot be read" if there else "no audio file"
-            tally.add(Dropped(reason, f"{candidate.where}: {seconds}"))
-            continue
-        utterance = _build_utterance(candidate, seconds)
-        if utterance is None:
-            end = candidate.start + (candidate.duration or 0.0)
-            told = f"until {end:.3f} s in {seconds:.3f} s of {candidate.audio}"
-            tally.add(
-                Dropped("a segment beyond the end of its audio", f"{candidate.where}: {told}")
-            )
-            continue
-        tally.counts["written"] += 1
-        yield utterance
+        found = _build_utterance(candidate, seconds, root)
+        if isinstance(found, Dropped):
+            tally.add(found)
+        else:
+            tally.counts["written"] += 1
+            yield found
     if not tally.counts["written"]:
         told = [f"{tally.counts[why]:,} {why}: {some[0]}" for why, some in tally.examples.items()]
         raise InputError(
@@ -296,13 +447,17 @@ def _sift(items: Iterable[Item], tally: Tally) -> Iterator[Candidate]:
         if isinstance(item, Dropped):
             tally.add(item)
             continue
-        if (earlier := places.setdefault(item.id, item.where)) is not item.where:
+        count = len(places)
+        earlier = places.setdefault(item.id, item.where)
+        if len(places) == count:
             raise InputError(
                 f"{item.where}: expected every id once, found {item.id!r} also at {earlier}; give "
                 "each an id of its own"
             )
         if item.text is not None and not item.text.strip():
             tally.add(Dropped("no words", f"{item.where}: {item.id}"))
+        elif item.duration is not None and item.duration <= 0:
+            tally.add(Dropped("a segment without length", f"{item.where}: {item.id}"))
         elif _printable(item.audio) != item.audio:
             tally.add(Dropped("a file name that is not UTF-8", f"{item.where}: {item.audio}"))
         else:
@@ -330,16 +485,28 @@ def _measure_in_threads(
                 yield candidate, seconds[candidate.audio]
 
 
-def _build_utterance(candidate: Candidate, seconds: float) -> Utterance | None:
-    """Return the row of a candidate in a file of that many seconds; None if it is not inside.
+def _build_utterance(
+    candidate: Candidate, seconds: float | InputError, root: Path
+) -> Utterance | Dropped:
+    """Return the row of a candidate in a file of that many seconds, or why it cannot have one.
 
     Raises:
         InputError: a manifest would refuse the row.
     """
+    where, told = candidate.where, candidate.file_seconds
+    if isinstance(seconds, InputError):
+        there = Path(root, candidate.audio).exists()
+        reason = "audio that cannot be read" if there else "no audio file"
+        return Dropped(reason, f"{where}: {seconds}")
+    if told is not None and seconds < told - _CUT_SECONDS:
+        rest = f"{seconds:.3f} s of {told:.3f} s in {candidate.audio}"
+        return Dropped("audio that was cut", f"{where}: {rest}")
     left = seconds - candidate.start
     duration = left if candidate.duration is None else candidate.duration
     if left <= 0 or duration > left + TOLERANCE_SECONDS:
-        return None
+        end = candidate.start + (candidate.duration or 0.0)
+        beyond = f"until {end:.3f} s in {seconds:.3f} s of {candidate.audio}"
+        return Dropped("a segment beyond the end of its audio", f"{where}: {beyond}")
     row = {
         "id": candidate.id,
         "audio": candidate.audio,

@@ -32,6 +32,7 @@ ENCODINGS = {  # name: (container, subtype, largest error of a decoded sample of
     "mp3": ("MP3", "MPEG_LAYER_III", 0.05),
     "vorbis": ("OGG", "VORBIS", 0.05),
     "opus": ("OGG", "OPUS", 0.05),
+    "sphere": ("NIST", "PCM_16", 0.001),
 }
 
 
@@ -129,7 +130,7 @@ def test_the_header_is_read_without_decoding() -> None:
 # --- segments -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["pcm16", "mu-law", "flac", "mp3", "vorbis", "opus"])
+@pytest.mark.parametrize("name", ["pcm16", "mu-law", "flac", "mp3", "vorbis", "opus", "sphere"])
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
 def test_a_segment_equals_the_slice_of_the_whole(name: str, rate: int) -> None:
     if name == "opus":  # which knows no others
@@ -291,7 +292,7 @@ def test_the_expected_length_tells_what_the_file_cannot() -> None:
         (b"\0\0\0\x20ftypM4A \0\0\0\0", "MP4/M4A; convert it: ffmpeg -i INPUT"),
         (b"\xff\xf1\x50\x80\x2e\x7f\xfc\x21" + bytes(90), "AAC; convert it: ffmpeg"),
         (b"\x1a\x45\xdf\xa3\x01\0\0\0", "WebM/Matroska; convert it: ffmpeg"),
-        (b"NIST_1A\n   1024\n", "NIST SPHERE; convert it: ffmpeg"),
+        (b"NIST_1A\n   1024\n", "none: the file is truncated"),
         (b"RIFF\x10\0\0\0AVI " + bytes(90), "bytes of no known format (52 49"),
         (bytes(100), "bytes of no known format (00 00"),
         (b"ID3\x04\0\0\0\0\0\0" + bytes(100), "an MP3 header with no frames after it"),
@@ -307,10 +308,16 @@ def test_what_is_not_audio_is_named(tmp_path: Path, data: bytes, found: str) -> 
     assert f"found {found}" in message
 
 
+def test_compressed_sphere_is_named() -> None:
+    data = encode(make_noise(0.3, 16000), 16000, "sphere")
+    data = data.replace(b"-s3 pcm\n", b"-s26 pcm,embedded-shorten-v2.00\n")
+    assert "NIST SPHERE compressed by shorten; convert it: ffmpeg" in refuse(data)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_damaged_audio_never_ends_in_a_foreign_error(seed: int) -> None:
     random = np.random.default_rng(seed)
-    for name in ("pcm16", "flac", "mp3", "vorbis", "opus"):
+    for name in ("pcm16", "flac", "mp3", "vorbis", "opus", "sphere"):
         data = np.frombuffer(encode(make_noise(0.3, 16000), 16000, name), dtype=np.uint8).copy()
         places = random.integers(0, min(len(data), 400), 8)  # headers, mostly
         data[places] = random.integers(0, 256, 8)

@@ -11,7 +11,16 @@ from blsp import preparation
 from blsp.audio import save_audio
 from blsp.errors import InputError
 from blsp.manifest import read_manifest, read_meta
-from blsp.preparation import Candidate, Dropped, Item, read_objects, write_manifest
+from blsp.preparation import (
+    Candidate,
+    Dropped,
+    Item,
+    Row,
+    choose_one,
+    read_objects,
+    read_table,
+    write_manifest,
+)
 
 
 def candidate(name: str, **values: object) -> Candidate:
@@ -120,3 +129,58 @@ def test_what_is_left_out_is_counted_in_the_side_file(root: Path) -> None:
 def test_a_recording_that_nobody_wrote_down_is_kept(root: Path) -> None:
     write_manifest(root / "out.jsonl", [candidate("a", text=None)], root=root, command="x")
     assert [one.text for one in read_manifest(root / "out.jsonl")] == [None]
+
+
+def test_two_segments_of_a_recording_may_not_share_an_id(root: Path) -> None:
+    same = [candidate("a", where="list: recording"), candidate("a", where="list: recording")]
+    with pytest.raises(InputError, match="expected every id once, found 'a'"):
+        write_manifest(root / "out.jsonl", same, root=root, command="x")
+
+
+def test_a_segment_without_length_is_counted(root: Path) -> None:
+    segments = [candidate("a"), candidate("b", start=1.0, duration=0.0)]
+    tally = write_manifest(root / "out.jsonl", segments, root=root, command="x")
+    assert tally.counts == {"written": 1, "a segment without length": 1}
+
+
+def test_a_file_that_is_shorter_than_the_corpus_says_was_cut(root: Path) -> None:
+    told = [candidate("whole", file_seconds=4.4), candidate("cut", file_seconds=4.6)]
+    tally = write_manifest(root / "out.jsonl", told, root=root, command="x")
+    assert tally.counts == {"written": 1, "audio that was cut": 1}
+    assert [row.id for row in read_manifest(root / "out.jsonl")] == ["whole"]
+
+
+# --- tables and choices ---------------------------------------------------------------------------
+
+
+def test_a_table_is_read_by_name_and_its_quotes_mean_nothing(tmp_path: Path) -> None:
+    table = tmp_path / "x.tsv"
+    table.write_bytes(b'\xef\xbb\xbfpath\ttext\r\na.wav\t"Who?\r\n\r\nb.wav\r\nc.wav\tY"es\r\n')
+    assert list(read_table(table, ["text", "path"])) == [
+        Row(f"{table}:2", {"path": "a.wav", "text": '"Who?'}),
+        Dropped("a line that does not fit the header", f"{table}:4: 1 cells, not 2"),
+        Row(f"{table}:5", {"path": "c.wav", "text": 'Y"es'}),
+    ]
+
+
+def test_a_table_without_a_column_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text("path\ttext\n")
+    with pytest.raises(InputError, match="expected a header with path, words, found 'path"):
+        list(read_table(tmp_path / "x.tsv", ["path", "words"]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "message"),
+    [
+        (None, ["de", "en"], "expected one of the 2 in corpus, found None; choose from de, en"),
+        ("en_uk", ["en_us", "de_de"], "found 'en_uk'; did you mean 'en_us'?"),
+    ],
+)
+def test_one_of_several_must_be_named(asked: str | None, found: list[str], message: str) -> None:
+    with pytest.raises(InputError, match="--language: expected one") as caught:
+        choose_one("--language", asked, found, root=Path("corpus"))
+    assert message in str(caught.value)
+
+
+def test_the_only_one_need_not_be_named() -> None:
+    assert choose_one("--language", None, ["de"], root=Path("corpus")) == "de"
