@@ -263,7 +263,7 @@ def _measure_all(
     candidates = _sift(items, tally)
     for candidate, seconds in _show_progress(path.stem, _measure_in_threads(candidates, root)):
         if isinstance(seconds, InputError):
-            there = Path(root, candidate.audio).exists()
+            there = Path(root, candidate.audio.partition("::")[0]).exists()  # an archive counts
             reason = "audio that cannot be read" if there else "no audio file"
             tally.add(Dropped(reason, f"{candidate.where}: {seconds}"))
             continue

@@ -20,6 +20,7 @@ MODULES = [
     "config",
     "extensions",
     "hardware",
+    "parquet",
     "archive",
     "container",
     "audio",
