@@ -81,17 +81,20 @@ class Tally:
 # --- a program ------------------------------------------------------------------------------------
 
 
-def build_parser(program: str, description: str) -> argparse.ArgumentParser:
+def build_parser(
+    program: str, description: str, *, root: str = "folder in which the archives were unpacked"
+) -> argparse.ArgumentParser:
     """Return the arguments that all programs share: `root`, `--out`, `--splits`.
 
     Args:
         program: as it is called, `blsp prep PROGRAM`.
         description: its docstring, of which the first line is shown.
+        root: what the user names.
     """
     parser = argparse.ArgumentParser(
         prog=f"blsp prep {program}", description=description.partition("\n")[0], allow_abbrev=False
     )
-    parser.add_argument("root", type=Path, help="folder in which the archives were unpacked")
+    parser.add_argument("root", type=Path, help=root)
     parser.add_argument("--out", type=Path, required=True, help="folder for the manifests")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: all that are there")
     return parser
