@@ -215,6 +215,24 @@ def read_objects(path: Path, key: str) -> Iterator[dict[str, Any]]:
         raise InputError(f"{path}: expected UTF-8 text, found {error}; save it as UTF-8") from error
 
 
+def relative_audio(path: str, root: Path, where: str) -> str:
+    """Return a path that a corpus states, from its root or from that of the disk, relative to
+    `root`.
+
+    Raises:
+        InputError: it is not inside.
+    """
+    if not Path(path).is_absolute():
+        return Path(path).as_posix() if path else ""
+    for folder in (root.absolute(), root.resolve()):  # people write links as they see them
+        if Path(path).is_relative_to(folder):
+            return Path(path).relative_to(folder).as_posix()
+    raise InputError(
+        f"{where}: expected audio inside {root.absolute()}, found {path!r}; name a folder that "
+        "holds all of it: --audio-root DIR"
+    )
+
+
 # --- measuring ------------------------------------------------------------------------------------
 
 
