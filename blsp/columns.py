@@ -177,7 +177,7 @@ def _find_labels(
             key = _OTHER_NAMES.get(column, column)
             key = column if key in {*features, *named, *labels} else key
             if key not in named:
-                labels[key if _is_allowed(key) else f"column_{column}"] = column
+                labels[key if is_free_key(key) else f"column_{column}"] = column
     return labels
 
 
@@ -190,7 +190,7 @@ def _find_translation(feature: Any, where: str) -> dict[str, str]:
     return {_TRANSLATION: _TRANSLATION}
 
 
-def _is_allowed(key: str) -> bool:
+def is_free_key(key: str) -> bool:
     """Whether a manifest takes a text under this key, which may be too like one of its own."""
     row = {"id": "x", "audio": "x", "duration": 1.0, "text": "x"}
     return key not in {*row, "start"} and not check_utterance(row | {key: "x"})
