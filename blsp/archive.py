@@ -1,9 +1,10 @@
-"""Opening one file, wherever it lies: on disk, in memory, or inside a zip or tar archive.
+"""Opening one file, wherever it lies: on disk, in memory, or inside a zip, tar or parquet file.
 
 A source (path, bytes, or `archive::member`) enters; a seekable binary file leaves. Only the index
 of an archive is cached, never an open handle: forked or pickled data-loading workers then share
 no file position, and a read costs one `open` and one `seek`. An uncompressed member is read in
-place, so that a second out of a 45-minute recording does not read the rest of it.
+place, so that a second out of a 45-minute recording does not read the rest of it; of a parquet
+file, the group of rows that holds the member is read (`blsp.parquet`).
 """
 
 import difflib
@@ -16,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from blsp import parquet
 from blsp.errors import InputError
 
 Source = str | Path | bytes
@@ -23,7 +25,9 @@ Source = str | Path | bytes
 _SEPARATOR = "::"
 # The first archive suffix followed by the separator ends the archive's path, so that `C:\a.zip`,
 # a plain file called `a::b.wav` and a member called `x::y.wav` all mean what they say.
-_MEMBER = re.compile(rf"(.+?\.(?:zip|tar|tgz|tar\.\w+)){_SEPARATOR}(.+)", re.IGNORECASE | re.DOTALL)
+_MEMBER = re.compile(
+    rf"(.+?\.(?:zip|tar|tgz|tar\.\w+|parquet)){_SEPARATOR}(.+)", re.IGNORECASE | re.DOTALL
+)
 _COMPRESSED_TAR = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
 
 
@@ -79,7 +83,9 @@ def open_source(source: Source, *, root: str | Path | None = None) -> BinaryIO:
     Args:
         source: a path, the file's bytes, or `ARCHIVE::MEMBER`, where ARCHIVE is a path that ends
             in `.zip` or `.tar` and MEMBER the exact name inside it: `clips.zip::inner/a.wav`,
-            `shards/000.tar::a.flac`. Members are stored or deflated (zip), uncompressed (tar).
+            `shards/000.tar::a.flac`. Members are stored or deflated (zip), uncompressed (tar). In
+            a `.parquet` file MEMBER is a column and a row, counted from 0: `x.parquet::audio/17`,
+            where there are bytes, or a path relative to the file's folder.
         root: folder that a path is relative to. A path that is absolute or leads out of it, also
             by a symbolic link, is refused.
 
@@ -97,9 +103,15 @@ def open_source(source: Source, *, root: str | Path | None = None) -> BinaryIO:
     path = _resolve(found[1] if found else text, root)
     try:
         size = _check_file(path)
-        if found:
+        if not found:
+            return _as_file(path, 0, size)
+        if path.suffix.lower() != parquet.SUFFIX:
             return _open_member(path, found[2], archive_size=size)
-        return _as_file(path, 0, size)
+        cell = parquet.read_cell(path, found[2])
+        if isinstance(cell, bytes):
+            return io.BytesIO(cell)
+        path = _resolve_beside(found[1], cell, root)
+        return _as_file(path, 0, _check_file(path))
     except OSError as error:
         raise InputError(
             f"{path}: expected a readable file, found: {error.strerror}; check its permissions"
@@ -116,6 +128,12 @@ def _resolve(path: str, root: str | Path | None) -> Path:
             "move the file there or set another root"
         )
     return joined
+
+
+def _resolve_beside(file: str, path: str, root: str | Path | None) -> Path:
+    """Return where a path leads that stands in `file`; without a root it stays in its folder."""
+    folder = Path(file).parent
+    return _resolve(path, folder) if root is None else _resolve(str(folder / path), root)
 
 
 def _check_file(path: Path) -> int:

@@ -110,17 +110,20 @@ class Tally:
 # --- a program ------------------------------------------------------------------------------------
 
 
-def build_parser(program: str, description: str) -> argparse.ArgumentParser:
+def build_parser(
+    program: str, description: str, *, root: str = "folder in which the archives were unpacked"
+) -> argparse.ArgumentParser:
     """Return the arguments that all programs share: `root`, `--out`, `--splits`.
 
     Args:
         program: as it is called, `blsp prep PROGRAM`.
         description: its docstring, of which the first line is shown.
+        root: what the user names.
     """
     parser = argparse.ArgumentParser(
         prog=f"blsp prep {program}", description=description.partition("\n")[0], allow_abbrev=False
     )
-    parser.add_argument("root", type=Path, help="folder in which the archives were unpacked")
+    parser.add_argument("root", type=Path, help=root)
     parser.add_argument("--out", type=Path, required=True, help="folder for the manifests")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: all that are there")
     return parser
@@ -372,6 +375,24 @@ def _build_segment(
     )
 
 
+def relative_audio(path: str, root: Path, where: str) -> str:
+    """Return a path that a corpus states, from its root or from that of the disk, relative to
+    `root`.
+
+    Raises:
+        InputError: it is not inside.
+    """
+    if not Path(path).is_absolute():
+        return Path(path).as_posix() if path else ""
+    for folder in (root.absolute(), root.resolve()):  # people write links as they see them
+        if Path(path).is_relative_to(folder):
+            return Path(path).relative_to(folder).as_posix()
+    raise InputError(
+        f"{where}: expected audio inside {root.absolute()}, found {path!r}; name a folder that "
+        "holds all of it: --audio-root DIR"
+    )
+
+
 # --- measuring ------------------------------------------------------------------------------------
 
 
@@ -495,7 +516,7 @@ def _build_utterance(
     """
     where, told = candidate.where, candidate.file_seconds
     if isinstance(seconds, InputError):
-        there = Path(root, candidate.audio).exists()
+        there = Path(root, candidate.audio.partition("::")[0]).exists()  # an archive counts
         reason = "audio that cannot be read" if there else "no audio file"
         return Dropped(reason, f"{where}: {seconds}")
     if told is not None and seconds < told - _CUT_SECONDS:

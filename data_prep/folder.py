@@ -22,6 +22,7 @@ from blsp.preparation import (
     Item,
     describe_manifest,
     read_lines,
+    relative_audio,
     write_manifest,
 )
 
@@ -145,7 +146,7 @@ def read_table(
             f"{table}: expected a folder, a .csv or a .tsv, found none of them; check the path"
         )
     for where, row in _read_table(table):
-        audio = _relative_audio(row.pop("audio"), root, where)
+        audio = relative_audio(row.pop("audio"), root, where)
         words, name = " ".join(row.pop("text").split()), row.pop("id", "")
         if not audio:
             yield Dropped("no audio named", where)
@@ -215,19 +216,6 @@ def _check_columns(table: Path, columns: list[str]) -> None:
                 f"{table}:1: expected a name of its own for every column, found {name!r} "
                 f"{columns.count(name)} times; rename or remove it"
             )
-
-
-def _relative_audio(cell: str, root: Path, where: str) -> str:
-    """Return a cell as a path relative to `root`."""
-    if not Path(cell).is_absolute():
-        return Path(cell).as_posix() if cell else ""
-    for folder in (root.absolute(), root.resolve()):  # people write links as they see them
-        if Path(cell).is_relative_to(folder):
-            return Path(cell).relative_to(folder).as_posix()
-    raise InputError(
-        f"{where}: expected audio inside {root.absolute()}, found {cell!r}; name a folder that "
-        "holds all of it: --audio-root DIR"
-    )
 
 
 def _seconds(row: dict[str, str], name: str, where: str) -> float | None:
