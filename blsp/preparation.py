@@ -7,6 +7,7 @@ split. A split that is finished is not done again. Of a corpus only the ids are 
 """
 
 import argparse
+import csv
 import json
 import os
 import shlex
@@ -210,6 +211,53 @@ def read_objects(path: Path, key: str) -> Iterator[dict[str, Any]]:
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected UTF-8 text, found {error}; save it as UTF-8") from error
+
+
+def read_cells(path: Path, *, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
+    """Yield `file:line` and the cells of every line of a table that is not empty.
+
+    Between commas a cell may stand in quotes, and hold commas and line ends; between tabs a
+    quotation mark is one.
+
+    Raises:
+        InputError: the file cannot be read, or a quote is never closed.
+    """
+    lines = (f"{line}\n" for _, line in read_lines(path))
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, skipinitialspace=True)
+    try:
+        for cells in reader:
+            if any(cells):
+                yield f"{path}:{reader.line_num}", [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise InputError(
+            f"{path}:{reader.line_num}: expected cells of a table, found: {error}; use the file of "
+            "the corpus as it is"
+        ) from error
+
+
+def read_table(
+    path: Path, columns: Iterable[str], *, delimiter: str = ","
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield `file:line` and the cells by column of a table whose first line names its columns.
+
+    Raises:
+        InputError: as `read_cells`, or a column is missing, or a line does not fit the first.
+    """
+    rows = read_cells(path, delimiter=delimiter)
+    _, header = next(rows, ("", []))
+    if lacking := [column for column in columns if column not in header]:
+        raise InputError(
+            f"{path}:1: expected the columns {', '.join(lacking)}, found "
+            f"{', '.join(header) or 'an empty file'}; use the file of the corpus as it is"
+        )
+    for where, cells in rows:
+        if len(cells) != len(header):
+            raise InputError(
+                f"{where}: expected {len(header)} cells as in the first line, found {len(cells)}; "
+                "use the file of the corpus as it is"
+            )
+        yield where, dict(zip(header, cells, strict=True))
 
 
 # --- measuring ------------------------------------------------------------------------------------

@@ -11,7 +11,15 @@ from blsp import preparation
 from blsp.audio import save_audio
 from blsp.errors import InputError
 from blsp.manifest import read_manifest, read_meta
-from blsp.preparation import Candidate, Dropped, Item, read_objects, write_manifest
+from blsp.preparation import (
+    Candidate,
+    Dropped,
+    Item,
+    read_cells,
+    read_objects,
+    read_table,
+    write_manifest,
+)
 
 
 def candidate(name: str, **values: object) -> Candidate:
@@ -61,6 +69,39 @@ def test_a_file_that_is_not_the_corpus_is_refused(
     with pytest.raises(InputError, match="expected") as caught:
         list(read_objects(tmp_path / "x.json", "audios"))
     assert message in str(caught.value)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def test_a_cell_in_quotes_holds_commas_and_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b'\xef\xbb\xbfid, text\r\n\r\n1, "a, ""b""\nc" \r\n2,d\r\n')
+    assert list(read_table(path, ["text"])) == [
+        (f"{path}:4", {"id": "1", "text": 'a, "b"\nc'}),
+        (f"{path}:5", {"id": "2", "text": "d"}),
+    ]
+
+
+def test_between_tabs_a_quotation_mark_is_one(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text('1\t"a" and, b\n2\t"\n')
+    cells = [cells for _, cells in read_cells(tmp_path / "x.tsv", delimiter="\t")]
+    assert cells == [["1", '"a" and, b'], ["2", '"']]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ":1: expected the columns id, text, found an empty file"),
+        ("id,words\n", ":1: expected the columns text, found id, words"),
+        ("id,text\n1,a,b\n", ":2: expected 2 cells as in the first line, found 3"),
+        ('id,text\n1,"' + "a" * 140_000, ":2: expected cells of a table, found: field larger"),
+    ],
+)
+def test_a_table_of_another_form_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        list(read_table(tmp_path / "x.csv", ["id", "text"]))
 
 
 # --- measuring ------------------------------------------------------------------------------------
