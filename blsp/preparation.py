@@ -216,19 +216,22 @@ def read_objects(path: Path, key: str) -> Iterator[dict[str, Any]]:
 def read_cells(path: Path, *, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
     """Yield `file:line` and the cells of every line of a table that is not empty.
 
-    Between commas a cell may stand in quotes, and hold commas and line ends; between tabs a
-    quotation mark is one.
+    Between commas a cell may stand in quotes, and hold commas and line ends; spaces around it are
+    dropped. Between tabs a cell is as it stands, with its spaces and quotation marks.
 
     Raises:
         InputError: the file cannot be read, or a quote is never closed.
     """
     lines = (f"{line}\n" for _, line in read_lines(path))
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, skipinitialspace=True)
+    if delimiter == "\t":
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     try:
         for cells in reader:
             if any(cells):
-                yield f"{path}:{reader.line_num}", [cell.strip() for cell in cells]
+                place = f"{path}:{reader.line_num}"
+                yield place, cells if delimiter == "\t" else [cell.strip() for cell in cells]
     except csv.Error as error:
         raise InputError(
             f"{path}:{reader.line_num}: expected cells of a table, found: {error}; use the file of "

@@ -83,10 +83,10 @@ def test_a_cell_in_quotes_holds_commas_and_line_ends(tmp_path: Path) -> None:
     ]
 
 
-def test_between_tabs_a_quotation_mark_is_one(tmp_path: Path) -> None:
-    (tmp_path / "x.tsv").write_text('1\t"a" and, b\n2\t"\n')
+def test_between_tabs_a_cell_is_as_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text('1\t"a" and, b\n2\t " \n')
     cells = [cells for _, cells in read_cells(tmp_path / "x.tsv", delimiter="\t")]
-    assert cells == [["1", '"a" and, b'], ["2", '"']]
+    assert cells == [["1", '"a" and, b'], ["2", ' " ']]
 
 
 @pytest.mark.parametrize(
