@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blsp.cells import store_cell
 from blsp.columns import Columns, find_columns, holds_array
+from blsp.corpora import Candidate, Dropped, Item
 from blsp.errors import InputError
 from blsp.parquet import SUFFIX, name_cell
-from blsp.preparation import Candidate, Dropped, Item
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder

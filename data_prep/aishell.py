@@ -11,7 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from blsp.cli import main as run_blsp
-from blsp.preparation import Candidate, Dropped, Item, build_parser, prepare_splits, read_lines
+from blsp.corpora import (
+    Candidate,
+    Dropped,
+    Item,
+    read_lines,
+)
+from blsp.preparation import build_parser, prepare_splits
 
 LABELS = {"language": "zh", "license": "Apache-2.0", "source": "AISHELL-1"}
 NOTICE = "AISHELL-1: Apache 2.0, https://www.openslr.org/33"

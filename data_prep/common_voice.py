@@ -15,17 +15,15 @@ from itertools import islice
 from pathlib import Path
 
 from blsp.cli import main as run_blsp
-from blsp.errors import InputError
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Dropped,
     Item,
-    build_parser,
-    choose_one,
-    prepare_splits,
     read_lines,
     read_table,
 )
+from blsp.errors import InputError
+from blsp.preparation import build_parser, choose_one, prepare_splits
 
 LABELS = {"license": "CC0-1.0", "source": "Common Voice"}
 NOTICE = "Common Voice: CC0 1.0, https://commonvoice.mozilla.org (do not try to identify a speaker)"

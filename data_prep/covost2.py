@@ -14,17 +14,15 @@ from functools import partial
 from pathlib import Path
 
 from blsp.cli import main as run_blsp
-from blsp.errors import InputError
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Dropped,
     Item,
     Row,
-    build_parser,
-    choose_one,
-    prepare_splits,
     read_table,
 )
+from blsp.errors import InputError
+from blsp.preparation import build_parser, choose_one, prepare_splits
 
 LABELS = {"license": "CC0-1.0", "source": "CoVoST 2"}
 NOTICE = (

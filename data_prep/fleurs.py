@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blsp.cli import main as run_blsp
-from blsp.errors import InputError, suggest
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Dropped,
     Item,
-    build_parser,
-    choose_one,
-    prepare_splits,
     read_lines,
 )
+from blsp.errors import InputError, suggest
+from blsp.preparation import build_parser, choose_one, prepare_splits
 
 LABELS = {"license": "CC-BY-4.0", "source": "FLEURS"}
 NOTICE = "FLEURS: CC BY 4.0, https://huggingface.co/datasets/google/fleurs (credit its authors)"

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from blsp.cli import main as run_blsp
-from blsp.errors import InputError
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Dropped,
     Item,
-    describe_manifest,
     read_lines,
     relative_audio,
-    write_manifest,
 )
+from blsp.errors import InputError
+from blsp.preparation import describe_manifest, write_manifest
 
 SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".sph"}
 TABLES = {".csv", ".tsv"}

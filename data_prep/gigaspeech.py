@@ -17,16 +17,15 @@ from posixpath import dirname
 from typing import Any
 
 from blsp.cli import main as run_blsp
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Dropped,
     Item,
     Segment,
-    build_parser,
     find_subsets,
-    prepare_splits,
     read_segments,
 )
+from blsp.preparation import build_parser, prepare_splits
 
 LABELS = {"language": "en", "license": "research-only", "source": "GigaSpeech"}
 NOTICE = (

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blsp.cli import main as run_blsp
-from blsp.errors import InputError
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Dropped,
     Item,
-    build_parser,
-    prepare_splits,
     read_lines,
     relative_audio,
 )
+from blsp.errors import InputError
+from blsp.preparation import build_parser, prepare_splits
 
 EXPECTED = "wav.scp with text beside it"
 _ARCHIVE = re.compile(r"\.(ark|scp):\d+(\[.*\])?$")

@@ -18,16 +18,15 @@ from typing import Any
 
 from blsp.cli import main as run_blsp
 from blsp.columns import is_free_key
-from blsp.errors import InputError
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Dropped,
     Item,
-    build_parser,
-    prepare_splits,
     read_lines,
     relative_audio,
 )
+from blsp.errors import InputError
+from blsp.preparation import build_parser, prepare_splits
 
 EXPECTED = "recordings.jsonl.gz with supervisions.jsonl.gz beside it"
 _RECORDINGS = re.compile(r"(.*)recordings(.*)\.jsonl(\.gz)?")

@@ -14,8 +14,14 @@ from functools import partial
 from pathlib import Path
 
 from blsp.cli import main as run_blsp
+from blsp.corpora import (
+    Candidate,
+    Dropped,
+    Item,
+    read_lines,
+)
 from blsp.errors import InputError
-from blsp.preparation import Candidate, Dropped, Item, build_parser, prepare_splits, read_lines
+from blsp.preparation import build_parser, prepare_splits
 
 LABELS = {"language": "en", "license": "CC-BY-4.0", "source": "LibriSpeech"}
 NOTICE = "LibriSpeech: CC BY 4.0, https://www.openslr.org/12 (credit its authors)"

@@ -12,15 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from blsp.cli import main as run_blsp
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Dropped,
     Item,
-    build_parser,
-    choose_one,
-    prepare_splits,
     read_lines,
 )
+from blsp.preparation import build_parser, choose_one, prepare_splits
 
 LABELS = {"license": "CC-BY-4.0", "source": "MLS"}
 NOTICE = "Multilingual LibriSpeech: CC BY 4.0, https://www.openslr.org/94 (credit its authors)"

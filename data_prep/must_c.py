@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from blsp.cli import main as run_blsp
-from blsp.errors import InputError
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Dropped,
     Item,
-    build_parser,
-    choose_one,
-    prepare_splits,
     read_lines,
 )
+from blsp.errors import InputError
+from blsp.preparation import build_parser, choose_one, prepare_splits
 
 LABELS = {"language": "en", "license": "CC-BY-NC-ND-4.0", "source": "MuST-C"}
 NOTICE = "MuST-C: CC BY-NC-ND 4.0, not for money, https://mt.fbk.eu/must-c/"

@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from blsp.cli import main as run_blsp
+from blsp.corpora import (
+    Candidate,
+    Dropped,
+    Item,
+    read_lines,
+)
 from blsp.errors import InputError
-from blsp.preparation import Candidate, Dropped, Item, build_parser, prepare_splits, read_lines
+from blsp.preparation import build_parser, prepare_splits
 
 LABELS = {"language": "en", "source": "People's Speech"}
 NOTICE = (

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blsp.cli import main as run_blsp
-from blsp.preparation import Candidate, Dropped, Item, build_parser, prepare_splits, read_lines
+from blsp.corpora import (
+    Candidate,
+    Dropped,
+    Item,
+    read_lines,
+)
+from blsp.preparation import build_parser, prepare_splits
 
 LABELS = {"language": "en", "license": "CC-BY-NC-ND-3.0", "source": "TED-LIUM"}
 NOTICE = "TED-LIUM: CC BY-NC-ND 3.0, not for money, https://www.openslr.org/51"

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from blsp.cli import main as run_blsp
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Dropped,
     Item,
-    build_parser,
-    choose_one,
-    prepare_splits,
     read_table,
 )
+from blsp.preparation import build_parser, choose_one, prepare_splits
 
 LABELS = {"license": "CC0-1.0", "source": "VoxPopuli"}
 NOTICE = (

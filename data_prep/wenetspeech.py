@@ -12,14 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from blsp.cli import main as run_blsp
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Item,
-    build_parser,
     find_subsets,
-    prepare_splits,
     read_segments,
 )
+from blsp.preparation import build_parser, prepare_splits
 
 LABELS = {"language": "zh", "license": "CC-BY-4.0", "source": "WenetSpeech"}
 NOTICE = (

@@ -29,6 +29,7 @@ MODULES = [
     "locking",
     "journal",
     "validation",
+    "corpora",
     "preparation",
     "cells",
     "columns",

@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blsp import preparation
+from blsp import corpora, preparation
 from blsp.audio import save_audio
-from blsp.errors import InputError
-from blsp.manifest import read_manifest, read_meta
-from blsp.preparation import (
+from blsp.corpora import (
     Candidate,
     Dropped,
     Item,
     Row,
-    choose_one,
+    read_cells,
     read_objects,
     read_table,
-    write_manifest,
 )
+from blsp.errors import InputError
+from blsp.manifest import read_manifest, read_meta
+from blsp.preparation import choose_one, write_manifest
 
 
 def candidate(name: str, **values: object) -> Candidate:
@@ -42,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 def test_objects_are_read_wherever_a_block_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(preparation, "_BLOCK", block)
+    monkeypatch.setattr(corpora, "_BLOCK", block)
     rows = [{"id": "a", "text": "], [ {"}, {"n": 1.25, "inner": [{"b": "ü"}]}, {}]
     path = tmp_path / "corpus.json"
     path.write_text(json.dumps({"audio_count": 3, "audios": rows, "after": [1]}, indent=1))
@@ -70,6 +70,38 @@ def test_a_file_that_is_not_the_corpus_is_refused(
     with pytest.raises(InputError, match="expected") as caught:
         list(read_objects(tmp_path / "x.json", "audios"))
     assert message in str(caught.value)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def test_a_cell_in_quotes_holds_commas_and_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b'\xef\xbb\xbfid, text\r\n\r\n1, "a, ""b""\nc" \r\n2,d\r\n')
+    assert list(read_table(path, ["text"], delimiter=",")) == [
+        Row(f"{path}:4", {"id": "1", "text": 'a, "b"\nc'}),
+        Row(f"{path}:5", {"id": "2", "text": "d"}),
+    ]
+
+
+def test_between_tabs_a_cell_is_as_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text('1\t"a" and, b\n2\t " \n')
+    cells = [cells for _, cells in read_cells(tmp_path / "x.tsv", delimiter="\t")]
+    assert cells == [["1", '"a" and, b'], ["2", ' " ']]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ":1: expected a header with id, text, found ''"),
+        ("id,words\n", ":1: expected a header with id, text, found 'id,words'"),
+        ('id,text\n1,"' + "a" * 140_000, ":2: expected cells of a table, found: field larger"),
+    ],
+)
+def test_a_table_of_another_form_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        list(read_table(tmp_path / "x.csv", ["id", "text"], delimiter=","))
 
 
 # --- measuring ------------------------------------------------------------------------------------
