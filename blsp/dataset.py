@@ -53,6 +53,9 @@ class DataConfig:
 
     conversations: tuple[Path, ...]
     """Files of conversations."""
+    weights: tuple[float, ...] = ()
+    """How often each file counts in an epoch: 2 is twice, 0.5 a drawn half, the same in all epochs;
+    none is once each."""
     trained: Literal["last", "all"] = "last"
     """Which responses of a conversation carry a loss."""
     foreign: bool = False
@@ -151,11 +154,16 @@ class ConversationDataset(Dataset[Example]):
         """id -> why, of the recordings this process could not read."""
         self._read = 0
         self._roots = [find_root(path) for path in config.conversations]
+        self.sources: dict[tuple[str | None, str | None], list[float]] = {}
+        """Corpus and licence -> conversations and seconds of audio."""
         offsets, durations, tokens, self._firsts = array("q"), array("f"), array("i"), [0]
-        for path in config.conversations:
+        weights = config.weights or (1.0,) * len(config.conversations)
+        for path, weight in zip(config.conversations, weights, strict=True):
             if not config.foreign:
                 _check_origin(path, renderer, llm)
             self._scan(path, offsets, durations, tokens)
+            for column in (offsets, durations, tokens):
+                column[self._firsts[-1] :] = _weigh(column[self._firsts[-1] :], weight)
             self._firsts.append(len(offsets))
         self._offsets = np.frombuffer(offsets, dtype=np.int64)
         self.durations = np.frombuffer(durations, dtype=np.float32)
@@ -240,8 +248,12 @@ class ConversationDataset(Dataset[Example]):
                 continue
             labels = map(self.demands.label, conversation.recordings)
             self.labelled += sum(label != IGNORED for label in labels)
+            seconds = sum(part.duration for part in conversation.recordings)
+            known = self.sources.setdefault((conversation.source, conversation.license), [0, 0.0])
+            known[0] += 1
+            known[1] += seconds
             offsets.append(line.offset)
-            durations.append(sum(part.duration for part in conversation.recordings))
+            durations.append(seconds)
             tokens.append(length)
 
     def _count_tokens(self, conversation: Conversation) -> tuple[int, str | None]:
@@ -278,6 +290,15 @@ class ConversationDataset(Dataset[Example]):
             teacher_labels=nothing,
             unreadable=reason,
         )
+
+
+def _weigh(column: array, weight: float) -> array:
+    """The values of a file's conversations as often as it counts, each column alike."""
+    count = len(column)
+    often, rest = divmod(weight, 1.0)
+    drawn = np.random.default_rng(count).permutation(count)[: round(rest * count)]
+    extra = [column[index] for index in np.sort(drawn)]
+    return array(column.typecode, [*column.tolist() * int(often), *extra])
 
 
 def expand_placeholders(student: Rendered, counts: Sequence[int]) -> tuple[list[int], list[int]]:

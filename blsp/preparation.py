@@ -20,6 +20,7 @@ from pathlib import Path
 from blsp.audio import TOLERANCE_SECONDS, read_audio_info
 from blsp.corpora import Candidate, Dropped, Item
 from blsp.errors import InputError, suggest
+from blsp.locking import hold
 from blsp.manifest import Meta, Utterance, build_utterance, read_meta, write_rows
 from blsp.rows import check_utterance
 from blsp.validation import validate
@@ -108,10 +109,10 @@ def prepare_splits(
         path = options.out / f"{name}.jsonl"
         words = ["blsp", "prep", program, str(options.root), "--out", str(options.out)]
         command = shlex.join([*words, "--splits", name, *choices])
-        if is_written(path, command):
-            print(describe_manifest(path), flush=True)
-            continue
-        tally = write_manifest(path, splits[name](), root=root, command=command)
+        with hold(path):
+            tally = None
+            if not is_written(path, command):
+                tally = write_manifest(path, splits[name](), root=root, command=command)
         print(describe_manifest(path, tally), flush=True)
     return 0
 

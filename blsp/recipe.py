@@ -36,6 +36,9 @@ class RecipeData:
 
     train: tuple[Path, ...]
     """Files of conversations."""
+    weights: tuple[float, ...] = ()
+    """How often each file of `train` counts in an epoch: 2 is twice, 0.5 a drawn half, the same in
+    all epochs; none is once each."""
     dev: tuple[Path, ...] = ()
     """Files of conversations for the meters, of other utterances; without them nothing says how
     well the model hears."""
@@ -46,10 +49,24 @@ class RecipeData:
     max_unreadable_share: float = 0.01
     """Training stops when a larger share of the conversations has audio that cannot be read."""
 
+    def __post_init__(self) -> None:
+        """Refuse weights that do not fit the files."""
+        if self.weights and len(self.weights) != len(self.train):
+            raise InputError(
+                f"data.weights: expected one for each of the {len(self.train)} files of "
+                f"data.train, found {len(self.weights)}; give as many, or none"
+            )
+        if any(not 0 < weight <= 100 for weight in self.weights):
+            raise InputError(
+                f"data.weights: expected numbers above 0 and up to 100, found {self.weights}; "
+                "leave a file out of data.train instead of giving it none"
+            )
+
     def config(self, paths: tuple[Path, ...]) -> DataConfig:
         """The data set's own configuration for some of the files."""
         return DataConfig(
             conversations=paths,
+            weights=self.weights if paths == self.train else (),
             trained=self.trained,
             foreign=self.foreign,
             max_unreadable_share=self.max_unreadable_share,

@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from blsp.checkpoint import is_complete
 from blsp.dataset import ConversationDataset, Demands
 from blsp.errors import InputError, suggest
 from blsp.extensions import import_named
+from blsp.hardware import find_ranks
+from blsp.locking import hold
 from blsp.manifest import AudioPart
 from blsp.model import (
     BlspForConditionalGeneration,
@@ -34,6 +37,7 @@ from blsp.model.foundations import quantization_options
 from blsp.model.processing import Features
 from blsp.preflight import run_preflight
 from blsp.progress import FixedUtterances, Progress
+from blsp.provenance import Source, add_up, join_sources, read_sources
 from blsp.recipe import Header, Recipe, describe_serving, dump_recipe, load_recipe
 from blsp.rendering import Renderer
 from blsp.replay import read_failed, replay_batch
@@ -290,8 +294,15 @@ def train(recipe: Recipe, header: Header, *, resume: bool, report: Report) -> Pa
     """Run a recipe to its end; return the folder of the final checkpoint.
 
     Raises:
-        InputError: what cannot work, or an earlier run lies in the output folder.
+        InputError: what cannot work, an earlier run lies in the output folder, or another is still
+            going there.
     """
+    first = find_ranks().rank == 0
+    with hold(recipe.training.output) if first else nullcontext():
+        return _train(recipe, header, resume=resume, report=report)
+
+
+def _train(recipe: Recipe, header: Header, *, resume: bool, report: Report) -> Path:
     result = recipe.training.output / FINAL_FOLDER
     begin_from = find_start(recipe.training.output, result, resume=resume)
     if resume and is_complete(result) and find_finished(recipe.training, result):
@@ -405,11 +416,19 @@ def build_trainer(
         train=parts.train,
         dev=parts.dev,
         recipe=dump_recipe(recipe, header),
+        sources=find_sources(recipe, parts),
         answer=FixedUtterances(shown, parts.processor, recipe.training.eval_answers),
         callbacks=[progress, *callbacks],
     )
     progress.trainer = trainer
     return trainer
+
+
+def find_sources(recipe: Recipe, parts: Parts) -> list[Source]:
+    """What the weights will have learnt from: this data, and that of the run they begin from."""
+    rows = ((*key, int(count), seconds) for key, (count, seconds) in parts.train.sources.items())
+    begun = recipe.model.init_from
+    return join_sources(read_sources(Path(begun)) if begun else [], add_up(rows))
 
 
 def dry_run(recipe: Recipe, header: Header, report: Report) -> int:

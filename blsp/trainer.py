@@ -9,7 +9,7 @@ at its first step. Model, examples and a `TrainingConfig` enter; a folder of che
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ from blsp.model import BlspForConditionalGeneration, BlspProcessor, warm_start
 from blsp.model.loading import write_checkpoint
 from blsp.objectives import LossConfig, compute_loss, count_items
 from blsp.optimizers import MuonAdamW
+from blsp.provenance import Source, write_provenance
 from blsp.sampler import BatchConfig, DurationBatchSampler
 
 RECIPE = "recipe.yaml"
@@ -201,6 +202,7 @@ class AlignmentTrainer(Trainer):
         train: what is trained on.
         dev: what the meters look at; None evaluates nothing.
         recipe: text of the resolved recipe, saved with every checkpoint.
+        sources: corpora and licences of the data, which every checkpoint names.
         answer: answers of the model at every evaluation, on each process its share: lines to show,
             and the word errors and words of its answers, (2,).
         callbacks: of the library's kind.
@@ -216,11 +218,13 @@ class AlignmentTrainer(Trainer):
         train: ConversationDataset,
         dev: ConversationDataset | None = None,
         recipe: str = "",
+        sources: Sequence[Source] = (),
         answer: Callable[..., tuple[list[str], Tensor]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.processor, self.config, self.loss_config = processor, config, loss
         self.dev, self.recipe, self.answer = dev, recipe, answer
+        self.sources = sources
         self.collate = Collator(processor.tokenizer.pad_token_id)  # type: ignore[arg-type]
         self.heard_seconds = 0.0
         """Seconds of audio this process has trained on."""
@@ -440,6 +444,7 @@ class AlignmentTrainer(Trainer):
         with explained_writes(folder):
             write_checkpoint(self.bare_model, self.processor, delta, folder)
             (folder / RECIPE).write_text(self.recipe, encoding="utf-8")
+            write_provenance(folder, self.sources, self.bare_model.config.bases or {})
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """The library's, which under FSDP would write the whole language model beside."""

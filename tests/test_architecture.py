@@ -36,6 +36,7 @@ MODULES = [
     "hub",
     "pieces",
     "rendering",
+    "provenance",
     "checkpoint",
     "model",
     "dataset",

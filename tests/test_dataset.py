@@ -3,6 +3,7 @@
 import logging
 import pickle
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,29 @@ def test_an_example_has_a_placeholder_a_speech_embedding_and_both_views(tmp_path
     assert example.teacher_input_ids.tolist() == teacher.ids
     assert example.teacher_labels.tolist() == teacher.labels
     assert [(tuple(one.shape), frames) for one, frames in example.features] == [((2, 80), 80)]
+
+
+def test_files_count_as_often_as_they_weigh(tmp_path: Path) -> None:
+    """Two of four, three twice, and one and a half times two: 2 + 6 + 3 conversations."""
+    half = write(tmp_path / "a.jsonl", *(speak(f"a{at}", seconds=1 + at) for at in range(4)))
+    twice = write(tmp_path / "b.jsonl", *(speak(f"b{at}") for at in range(3)))
+    more = write(tmp_path / "c.jsonl", *(speak(f"c{at}") for at in range(2)))
+    data = build(half, twice, more, weights=(0.5, 2.0, 1.5))
+    names = [data.read_conversation(index)[0].id for index in range(len(data))]
+    assert len(set(names[:2])) == 2 and {name[0] for name in names[:2]} == {"a"}
+    assert names[2:10] == ["b0", "b1", "b2", "b0", "b1", "b2", "c0", "c1"]
+    assert names[10] in ("c0", "c1")
+    seconds = {f"a{at}": 1.0 + at for at in range(4)}
+    assert data.durations[:2].tolist() == [seconds[name] for name in names[:2]]
+    again = build(half, twice, more, weights=(0.5, 2.0, 1.5))
+    assert [again.read_conversation(index)[0].id for index in range(11)] == names
+
+
+def test_corpora_and_licences_are_added_up(tmp_path: Path) -> None:
+    rows = [speak("a", seconds=2.0), speak("b", seconds=3.0), speak("c")]
+    rows[:2] = [replace(row, source="S", license="CC0-1.0") for row in rows[:2]]
+    data = build(write(tmp_path / "c.jsonl", *rows))
+    assert data.sources == {("S", "CC0-1.0"): [2, 5.0], (None, None): [1, 1.0]}
 
 
 def test_placeholders_of_several_recordings_are_repeated_each() -> None:

@@ -13,9 +13,11 @@ from training import WORDS, read_log, save_models, write_conversations
 
 from blsp.checkpoint import is_complete
 from blsp.errors import InputError
+from blsp.locking import hold
 from blsp.manifest import Meta, read_conversations, write_rows
 from blsp.model import BlspProcessor, load_checkpoint
 from blsp.model.processing import Features
+from blsp.provenance import read_sources
 from blsp.recipe import load_recipe
 from blsp.rendering import Renderer
 from blsp.train import KEPT, main
@@ -86,6 +88,43 @@ def test_a_recipe_becomes_a_checkpoint_with_its_own_recipe(
     rows = read_log(tmp_path / "run")
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
     assert {"eval_kl", "eval_kl_floor", "eval_recovered"} <= rows[2].keys()
+
+
+def test_a_checkpoint_names_what_it_learnt_from_and_what_the_one_before_it_did(
+    recipe: str, folder: Path, tmp_path: Path
+) -> None:
+    rows = list(read_conversations(folder / "data" / "conversations.jsonl"))
+    files = []
+    for name, licence in {"Hums": "CC-BY-4.0", "Calls": "research-only"}.items():
+        files.append(folder / "data" / f"{name}.jsonl")
+        own = [replace(row, source=name, license=licence) for row in rows[:4]]
+        write_rows(files[-1], own, Meta(command="test"))
+    assert main([recipe, "training.steps=1", f'data.train=["{files[0]}"]']) == 0
+    begun = tmp_path / "run" / "checkpoint"
+    more = [f'data.train=["{files[1]}"]', f"training.output={tmp_path / 'on'}"]
+    assert main([recipe, "training.steps=1", f"model.init_from={begun}", *more]) == 0
+    hours = (4 * 0.4 + 0.05 * (0 + 1 + 2 + 3)) / 3600
+    assert [
+        (one.source, one.license, one.conversations, pytest.approx(one.hours))
+        for one in read_sources(tmp_path / "on" / "checkpoint")
+    ] == [("Hums", "CC-BY-4.0", 4, hours), ("Calls", "research-only", 4, hours)]
+    card = (tmp_path / "on" / "checkpoint" / "README.md").read_text()
+    assert "Not for commercial use: Calls may not be used for it." in card
+    assert str(tmp_path) not in card
+
+
+def test_a_file_that_weighs_more_comes_more_often(recipe: str) -> None:
+    with pytest.raises(InputError, match=r"data\.weights: expected one for each of the 1 files"):
+        main([recipe, "data.weights=[1.0, 2.0]"])
+    with pytest.raises(InputError, match="expected numbers above 0 and up to 100"):
+        main([recipe, "data.weights=[0]"])
+    assert main([recipe, "data.weights=[2.5]", "--dry-run"]) == 0
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(recipe: str, tmp_path: Path) -> None:
+    with hold(tmp_path / "run"), pytest.raises(InputError, match="found one that is still going"):
+        main([recipe, "training.steps=1"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_run_does_not_overwrite_the_first(recipe: str) -> None:
