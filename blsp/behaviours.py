@@ -102,6 +102,8 @@ class Request:
     """What the model that hears is asked, with `{audio}` on a line of its own."""
     text_prompt: str = ""
     """What the language model is asked instead, if anything else."""
+    translates_to: str | None = None
+    """The language that the answer has to be in."""
 
     @property
     def id(self) -> str:

@@ -61,6 +61,8 @@ MODULES = [
     "replay",
     "train",
     "sft",
+    "languages",
+    "filters",
     "behaviours",
     "authors",
     "continuation",
