@@ -121,8 +121,9 @@ def continue_manifest(
     )
     if left_out and not requests:
         raise InputError(
-            f"{manifest}: expected utterances whose emotion the behaviours can tell, found none: "
-            f"{_join_counts(left_out)}; add `emotion`, or a hint for each that there is"
+            f"{manifest}: expected utterances that the behaviours can ask about, found none: "
+            f"{_join_counts(left_out)}; add `emotion` or a hint for each that there is, or choose "
+            "other behaviours"
         )
     meta = Meta(
         command=command,
@@ -383,7 +384,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--at-once", type=int, default=32, help="requests to a server at a time (default 32)"
     )
     parser.add_argument(
-        "--behaviours", default="general", help=f"a YAML file, or one of {', '.join(SHIPPED)}"
+        "--behaviours",
+        default="general",
+        help="a YAML file, a .txt file with a prompt a line, or one of "
+        f"{', '.join(SHIPPED)} (default general)",
     )
     parser.add_argument("--out", type=Path, required=True, help="conversations to write (.jsonl)")
     parser.add_argument(
