@@ -141,6 +141,8 @@ class Request:
     """What the language model is asked instead, if anything else."""
     translates_to: str | None = None
     """The language that the answer has to be in."""
+    context: tuple[Message, ...] = ()
+    """What was said before."""
 
     @property
     def id(self) -> str:
@@ -151,6 +153,10 @@ class Request:
         """What the conversation asks; its teacher view is what the language model is asked."""
         part = _audio_part(self.utterance)
         return place_audio(self.prompt, part, teacher=self.text_prompt or None)
+
+    def messages(self) -> tuple[Message, ...]:
+        """All of the conversation up to the answer."""
+        return (*self.context, self.question())
 
 
 def load_behaviours(name: str | Path) -> Behaviours:

@@ -29,6 +29,7 @@ from blsp.arguments import (
 )
 from blsp.authors import KEY, Author, ask_server, load_author
 from blsp.behaviours import SHIPPED, Behaviours, Request, draw_requests, load_behaviours
+from blsp.contexts import Context, draw_context, load_contexts
 from blsp.errors import InputError
 from blsp.filters import Cut, describe_filters, find_fault
 from blsp.generation import GenerationConfig
@@ -59,6 +60,8 @@ class ContinuationConfig:
     """(2, 4) is the second of four parts of the utterances."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """Its seed also draws what is asked."""
+    contexts: tuple[Context, ...] = ()
+    """What may have been said before; each conversation draws one."""
     cut: Cut = "keep"
 
 
@@ -125,6 +128,10 @@ def continue_manifest(
             f"{_join_counts(left_out)}; add `emotion` or a hint for each that there is, or choose "
             "other behaviours"
         )
+    requests = [
+        replace(request, context=draw_context(config.contexts, request.id, seed=seed))
+        for request in requests
+    ]
     meta = Meta(
         command=command,
         root=Path(os.path.relpath(find_root(manifest), out.parent)).as_posix(),
@@ -169,8 +176,8 @@ def write_continuations(
 
     Raises:
         InputError: another run is on `out`, or it (whole or interrupted) was made with another
-            language model, engine, template, tokenizer, set of prompts, manifest, configuration or
-            filters.
+            language model, engine, template, tokenizer, set of prompts, manifest, contexts,
+            configuration or filters.
     """
     prompts = [_render(author.renderer, request) for request in requests]
     plan = _describe_plan(author, requests, prompts, config)
@@ -265,6 +272,7 @@ def _describe_plan(
         "prompts": digest(
             [request.id, request.prompt, request.text_prompt] for request in requests
         ),
+        "contexts": digest(asdict(context) for context in config.contexts),
         "tokens": digest(prompts),
         "settings": json.dumps(asdict(config.generation)),
         "filters": describe_filters(config.cut),
@@ -273,7 +281,7 @@ def _describe_plan(
 
 def _render(renderer: Renderer, request: Request) -> list[int]:
     try:
-        return renderer.render_prompt([request.question()], view="teacher").ids
+        return renderer.render_prompt(request.messages(), view="teacher").ids
     except InputError as error:
         raise InputError(f"utterance {request.utterance.id!r}: {error}") from error
 
@@ -300,7 +308,7 @@ def _build_conversations(
         reply = Message(role="assistant", content=(TextPart(text=answer["text"]),))
         yield Conversation(
             id=request.id,
-            messages=(request.question(), reply),
+            messages=(*request.messages(), reply),
             finish_reason=answer["finish_reason"],
             kind=request.kind,
             license=request.utterance.license,
@@ -319,6 +327,7 @@ def main(argv: Sequence[str]) -> int:
         per_utterance=options.per_utterance,
         share=read_share(options.share),
         generation=read_generation(options),
+        contexts=load_contexts(options.contexts) if options.contexts else (),
         cut=options.cut,
     )
     author = find_author(options)
@@ -388,6 +397,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default="general",
         help="a YAML file, a .txt file with a prompt a line, or one of "
         f"{', '.join(SHIPPED)} (default general)",
+    )
+    parser.add_argument(
+        "--contexts",
+        type=Path,
+        metavar="FILE",
+        help="system prompts and earlier turns (YAML or .jsonl), one drawn for each conversation",
     )
     parser.add_argument("--out", type=Path, required=True, help="conversations to write (.jsonl)")
     parser.add_argument(

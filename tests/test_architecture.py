@@ -63,6 +63,7 @@ MODULES = [
     "sft",
     "languages",
     "filters",
+    "contexts",
     "behaviours",
     "authors",
     "continuation",
