@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from templates import GEMMA
 
 from blsp import authors
 from blsp.contexts import draw_context, load_contexts
@@ -16,7 +17,6 @@ from blsp.manifest import read_conversations as read
 from blsp.model.loading import load_tokenizer
 from blsp.rendering import IGNORED, Renderer
 from tests.model.conftest import save_llm
-from tests.templates import GEMMA
 
 YAML = """
 contexts:
