@@ -1,26 +1,37 @@
 """What is asked about a transcript: behaviours, and which of them each utterance gets.
 
-A behaviours file is a list of kinds (continue it, repeat it, ...) with several wordings each. For
-an utterance some kinds are drawn, a wording of each, and whether the words come before or after it;
-the draw depends on the seed and the utterance's id alone, so that it survives other utterances
-coming or going. Where the voice tells what the words do not (emotion), the language model is told
-in writing: by a hint, or in another wording. Utterances enter, `Request`s leave.
+A behaviours file is a list of kinds (continue it, repeat it, ...) with several wordings each, which
+may follow the utterance's language. For an utterance some kinds are drawn, a wording of each, and
+whether the words come before or after it; the draw depends on the seed and the utterance's id
+alone, so that it survives other utterances coming or going. Where the voice tells what the words do
+not (emotion), the language model is told in writing: by a hint, or in another wording. Utterances
+enter, `Request`s leave.
 """
 
 import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from blsp.config import load_config
 from blsp.errors import InputError
-from blsp.generation import AUDIO_PLACE, place_audio
+from blsp.generation import AUDIO_PLACE, place_audio, read_prompt
+from blsp.languages import base_language
 from blsp.manifest import AudioPart, Message, TextPart, Utterance
 
 SHIPPED = {
     "general": "behaviours.yaml",
     "emotions": "emotions.yaml",
+    "instructions": "styles/instructions.yaml",
+    "blsp": "styles/blsp.yaml",
+    "blsp-emo": "emotions.yaml",
+    "repeat": "styles/repeat.yaml",
+    "reply": "styles/reply.yaml",
+    "translate-de": "styles/translate-de.yaml",
+    "translate-en": "styles/translate-en.yaml",
+    "translate-zh": "styles/translate-zh.yaml",
     "tiny": "tiny/behaviours.yaml",
     "tiny-emotions": "tiny/emotions.yaml",
 }
@@ -28,6 +39,8 @@ SHIPPED = {
 
 EMOTION = "{emotion}"
 """In a text prompt: the emotion of the utterance."""
+
+_ENDS = tuple("?!.:\uff1f\uff01\u3002\uff1a")  # Chinese has its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +54,11 @@ class Behaviour:
     text_prompts: tuple[str, ...] = ()
     """What the language model is asked instead of `prompts`, one for each and in their order;
     `{emotion}` is the utterance's."""
+    prompts_by_language: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Language of the utterance -> what is asked instead of `prompts`, which are for all others."""
+    translates_to: str | None = None
+    """Language of the answer: an utterance that is in it is left out, and so is an answer that
+    surely is not."""
     with_hint: bool = False
     """Tell the language model the emotion, on a line before the prompt; the model that hears is to
     find it in the voice."""
@@ -48,19 +66,38 @@ class Behaviour:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise InputError(f"{self.kind}: expected prompts, found none; write one")
+        if self.text_prompts and self.prompts_by_language:
+            raise InputError(
+                f"{self.kind}: expected text_prompts or prompts_by_language, found both; write a "
+                "file for each language"
+            )
+        for language, prompts in self.prompts_by_language.items():
+            if not prompts or base_language(language) != language:
+                raise InputError(
+                    f"{self.kind}: expected prompts of languages such as de or zh, found "
+                    f"{len(prompts)} of {language!r}; write them so"
+                )
         if self.text_prompts and len(self.text_prompts) != len(self.prompts):
             raise InputError(
                 f"{self.kind}: expected as many text_prompts as prompts, {len(self.prompts)}, "
                 f"found {len(self.text_prompts)}; write one for each, in their order"
             )
-        for prompt in self.prompts:
+        for prompt in self.every_prompt():
             if EMOTION in prompt:
                 raise InputError(
                     f"{self.kind}: expected {EMOTION} in text_prompts only, found it in "
                     f"{prompt!r}, which asks about a voice; move it"
                 )
-        for prompt in (*self.prompts, *self.text_prompts):  # refuses a place in mid-line
+        for prompt in (*self.every_prompt(), *self.text_prompts):  # refuses a place in mid-line
             place_audio(prompt, TextPart(text=""))
+
+    def every_prompt(self) -> tuple[str, ...]:
+        """What the model that hears may be asked, in all languages."""
+        return (*self.prompts, *chain.from_iterable(self.prompts_by_language.values()))
+
+    def prompts_for(self, utterance: Utterance) -> tuple[str, ...]:
+        """What may be asked about an utterance, in its language if there are prompts for it."""
+        return self.prompts_by_language.get(base_language(utterance.language) or "", self.prompts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +139,10 @@ class Request:
     """What the model that hears is asked, with `{audio}` on a line of its own."""
     text_prompt: str = ""
     """What the language model is asked instead, if anything else."""
+    translates_to: str | None = None
+    """The language that the answer has to be in."""
+    context: tuple[Message, ...] = ()
+    """What was said before."""
 
     @property
     def id(self) -> str:
@@ -113,9 +154,15 @@ class Request:
         part = _audio_part(self.utterance)
         return place_audio(self.prompt, part, teacher=self.text_prompt or None)
 
+    def messages(self) -> tuple[Message, ...]:
+        """All of the conversation up to the answer."""
+        return (*self.context, self.question())
+
 
 def load_behaviours(name: str | Path) -> Behaviours:
     """Load a behaviours file, or one of the package by its name.
+
+    A `.txt` file has a prompt a line, all of one kind that is named like the file.
 
     Raises:
         InputError: no such file, or what it says cannot work.
@@ -127,10 +174,19 @@ def load_behaviours(name: str | Path) -> Behaviours:
             "check the path"
         )
     try:
-        return load_config(Behaviours, path)
+        return _read_lines(path) if path.suffix == ".txt" else load_config(Behaviours, path)
     except InputError as error:
         where = "" if str(path) in str(error) else f"{path}: "
         raise InputError(f"{where}{error}") from error
+
+
+def _read_lines(path: Path) -> Behaviours:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"expected UTF-8 text, found {error.reason}; re-save it") from error
+    prompts = tuple(read_prompt(line.strip()) for line in lines if line.strip())
+    return Behaviours(behaviours=(Behaviour(kind=path.stem, prompts=prompts),))
 
 
 def draw_requests(
@@ -141,7 +197,7 @@ def draw_requests(
     Returns:
         The requests, and how many more were drawn that cannot be asked, by reason: a behaviour
         tells an emotion, and the utterance is `without emotion` or has an `unknown emotion`, one
-        without a hint.
+        without a hint; or it translates, and the utterance is `in the target language`.
     """
     available = len(behaviours.behaviours)
     if not 1 <= per_utterance <= available:
@@ -154,12 +210,13 @@ def draw_requests(
     for utterance in utterances:
         rng = random.Random(f"{seed} {utterance.id}")
         for behaviour in rng.sample(behaviours.behaviours, per_utterance):
-            number, first = rng.choice(range(len(behaviour.prompts))), rng.random() < 0.5
+            prompts = behaviour.prompts_for(utterance)
+            number, first = rng.choice(range(len(prompts))), rng.random() < 0.5
             if reason := _find_lack(utterance, behaviour, behaviours.hints):
                 left_out[reason] += 1
                 continue
-            prompt = place_prompt(behaviour.prompts[number], first=first)
-            read = place_prompt((behaviour.text_prompts or behaviour.prompts)[number], first=first)
+            prompt = place_prompt(prompts[number], first=first)
+            read = place_prompt((behaviour.text_prompts or prompts)[number], first=first)
             told = _tell_emotion(read, utterance, behaviours.hints if behaviour.with_hint else {})
             text_prompt = told if told != prompt else ""
             requests.append(
@@ -168,6 +225,7 @@ def draw_requests(
                     kind=behaviour.kind,
                     prompt=prompt,
                     text_prompt=text_prompt,
+                    translates_to=behaviour.translates_to,
                 )
             )
     return requests, left_out
@@ -180,7 +238,10 @@ def _tell_emotion(prompt: str, utterance: Utterance, hints: dict[str, str]) -> s
 
 
 def _find_lack(utterance: Utterance, behaviour: Behaviour, hints: dict[str, str]) -> str | None:
-    """Why a behaviour that tells the emotion of an utterance cannot; None if it can or need not."""
+    """Why a behaviour cannot be asked about an utterance; None if it can."""
+    target = base_language(behaviour.translates_to)
+    if target and target == base_language(utterance.language):
+        return "in the target language"
     tells = behaviour.with_hint or any(EMOTION in prompt for prompt in behaviour.text_prompts)
     if tells and not utterance.emotion:
         return "without emotion"
@@ -193,7 +254,7 @@ def place_prompt(prompt: str, *, first: bool) -> str:
         return prompt
     if not first:
         return f"{AUDIO_PLACE}\n{prompt}"
-    joint = "" if prompt.endswith(("?", "!", ".", ":")) else ":"
+    joint = "" if prompt.endswith(_ENDS) else ":"
     return f"{prompt}{joint}\n{AUDIO_PLACE}"
 
 

@@ -10,14 +10,13 @@ conversations and their side file leave.
 import argparse
 import json
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -30,7 +29,9 @@ from blsp.arguments import (
 )
 from blsp.authors import KEY, Author, ask_server, load_author
 from blsp.behaviours import SHIPPED, Behaviours, Request, draw_requests, load_behaviours
+from blsp.contexts import Context, draw_context, load_contexts
 from blsp.errors import InputError
+from blsp.filters import Cut, describe_filters, find_fault
 from blsp.generation import GenerationConfig
 from blsp.hardware import find_ranks
 from blsp.journal import Journal, Plan, digest, find_finished, find_journals, run_batches
@@ -46,18 +47,7 @@ from blsp.manifest import (
     to_row,
     write_rows,
 )
-from blsp.rendering import Renderer, contains_thinking
-
-# BLSP-Emo's three phrases among them ("i'm sorry, but i", "as an ai language model", "I'm not sure
-# what you"), as whole words: "I'm sorry, but it is late" is no refusal.
-_REFUSAL = re.compile(
-    r"\bI(['\u2019]m| am) (sorry|afraid|unable)\b.{0,40}\b(can(['\u2019]t|not)|unable|not able)\b"
-    r"|\bI(['\u2019]m| am) sorry,? but I\b"
-    r"|\bI(['\u2019]m| am) not sure what you\b"
-    r"|^(Sorry, )?I (can(['\u2019]t|not)|am unable to) (help|assist|hear|listen|process|access)"
-    r"|\bas an? (AI|artificial intelligence|(large )?language model)\b",
-    re.IGNORECASE,
-)
+from blsp.rendering import Renderer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +60,9 @@ class ContinuationConfig:
     """(2, 4) is the second of four parts of the utterances."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """Its seed also draws what is asked."""
+    contexts: tuple[Context, ...] = ()
+    """What may have been said before; each conversation draws one."""
+    cut: Cut = "keep"
 
 
 def plan_batches(lengths: Sequence[int], kinds: Sequence[str], batch_size: int) -> list[list[int]]:
@@ -110,8 +103,8 @@ def continue_manifest(
         command: what the side file says made it.
 
     Returns:
-        How many were `written`, and left out as `empty`, `thinking`, `refusal`, `without text`,
-        `without emotion`, `unknown emotion`; None where other processes have answers to come.
+        How many were `written`, and left out: what `blsp.filters` and `draw_requests` name, `cut`
+        and `without text`; None where other processes have answers to come.
 
     Raises:
         InputError: no text anywhere, nothing that can be asked, or `out` (whole or interrupted) was
@@ -131,9 +124,14 @@ def continue_manifest(
     )
     if left_out and not requests:
         raise InputError(
-            f"{manifest}: expected utterances whose emotion the behaviours can tell, found none: "
-            f"{_join_counts(left_out)}; add `emotion`, or a hint for each that there is"
+            f"{manifest}: expected utterances that the behaviours can ask about, found none: "
+            f"{_join_counts(left_out)}; add `emotion` or a hint for each that there is, or choose "
+            "other behaviours"
         )
+    requests = [
+        replace(request, context=draw_context(config.contexts, request.id, seed=seed))
+        for request in requests
+    ]
     meta = Meta(
         command=command,
         root=Path(os.path.relpath(find_root(manifest), out.parent)).as_posix(),
@@ -147,7 +145,7 @@ def continue_manifest(
         prompt=json.dumps(asdict(behaviours)["behaviours"], ensure_ascii=False),
         seed=seed,
     )
-    counts = write_continuations(author, requests, out, config=config.generation, meta=meta)
+    counts = write_continuations(author, requests, out, config=config, meta=meta)
     silent = len(utterances) - len(spoken)
     return None if counts is None else counts + left_out + Counter({"without text": silent})
 
@@ -157,7 +155,7 @@ def write_continuations(
     requests: Sequence[Request],
     out: Path,
     *,
-    config: GenerationConfig,
+    config: ContinuationConfig,
     meta: Meta,
 ) -> Counter[str] | None:
     """Answer all requests and write the conversations; goes on where an earlier call stopped.
@@ -169,16 +167,17 @@ def write_continuations(
         author: who writes.
         requests: in the order of the file to come.
         out: the conversations; beside them their side file.
-        config: how answers are made.
+        config: how answers are made, and which are left out.
         meta: of the file, but for plan and counts.
 
     Returns:
-        How many were `written`, and rejected as `empty`, `thinking` or `refusal`; None where
+        How many were `written`, and rejected as `cut` or as `blsp.filters` names it; None where
         other processes have answers to come.
 
     Raises:
         InputError: another run is on `out`, or it (whole or interrupted) was made with another
-            language model, engine, template, tokenizer, set of prompts, manifest or configuration.
+            language model, engine, template, tokenizer, set of prompts, manifest, contexts,
+            configuration or filters.
     """
     prompts = [_render(author.renderer, request) for request in requests]
     plan = _describe_plan(author, requests, prompts, config)
@@ -188,12 +187,12 @@ def write_continuations(
     batches = plan_batches(
         [len(ids) for ids in prompts],
         [request.kind for request in requests],
-        config.batch_size if author.host is None else 1,
+        config.generation.batch_size if author.host is None else 1,
     )
 
     def answer(number: int, batch: list[int]) -> list[dict[str, Any]]:
         names = [requests[index].id for index in batch]
-        answers = author.write([prompts[index] for index in batch], names, config)
+        answers = author.write([prompts[index] for index in batch], names, config.generation)
         return [
             {"id": name, "text": one.text, "finish_reason": one.finish_reason}
             for name, one in zip(names, answers, strict=True)
@@ -216,7 +215,8 @@ def write_continuations(
             )
         if not whole:
             return None
-        return _join(journal, batches, requests, out, replace(meta, plan=digest([plan])))
+        meta = replace(meta, plan=digest([plan]))
+        return _join(journal, batches, requests, out, meta=meta, cut=config.cut)
 
 
 def _announce(author: Author, count: int) -> None:
@@ -230,7 +230,9 @@ def _join(
     batches: Sequence[list[int]],
     requests: Sequence[Request],
     out: Path,
+    *,
     meta: Meta,
+    cut: Cut,
 ) -> Counter[str]:
     """Write the conversations from the answers of all processes; the last one to end does it."""
     with hold(out):
@@ -239,7 +241,7 @@ def _join(
         counts = {"written": 0}
         answers = _read_answers(journal, batches, len(requests))
         # The counts are known when the rows are written, and the side file is written after them.
-        conversations = _build_conversations(requests, answers, counts)
+        conversations = _build_conversations(requests, answers, counts, cut)
         write_rows(out, conversations, replace(meta, counts=counts))
         journal.remove()
     return Counter(counts)
@@ -260,7 +262,7 @@ def _describe_plan(
     author: Author,
     requests: Sequence[Request],
     prompts: Sequence[list[int]],
-    config: GenerationConfig,
+    config: ContinuationConfig,
 ) -> Plan:
     return {
         "language model": author.base.fingerprint or author.base.source,
@@ -270,40 +272,43 @@ def _describe_plan(
         "prompts": digest(
             [request.id, request.prompt, request.text_prompt] for request in requests
         ),
+        "contexts": digest(asdict(context) for context in config.contexts),
         "tokens": digest(prompts),
-        "settings": json.dumps(asdict(config)),
+        "settings": json.dumps(asdict(config.generation)),
+        "filters": describe_filters(config.cut),
     }
 
 
 def _render(renderer: Renderer, request: Request) -> list[int]:
     try:
-        return renderer.render_prompt([request.question()], view="teacher").ids
+        return renderer.render_prompt(request.messages(), view="teacher").ids
     except InputError as error:
         raise InputError(f"utterance {request.utterance.id!r}: {error}") from error
 
 
-def find_fault(text: str) -> str | None:
-    """Why an answer is no training text: `empty`, `thinking`, `refusal`; None if it is one."""
-    if not text.strip():
-        return "empty"
-    if contains_thinking(text):
-        return "thinking"
-    return "refusal" if _REFUSAL.search(text) else None
+def _judge(request: Request, answer: dict[str, Any], cut: Cut) -> str | None:
+    if cut == "drop" and answer["finish_reason"] == "length":
+        return "cut"
+    transcript = request.utterance.text or ""
+    return find_fault(answer["text"], transcript=transcript, language=request.translates_to)
 
 
 def _build_conversations(
-    requests: Sequence[Request], answers: Iterable[dict[str, Any]], counts: dict[str, int]
+    requests: Sequence[Request],
+    answers: Iterable[dict[str, Any]],
+    counts: dict[str, int],
+    cut: Cut,
 ) -> Iterator[Conversation]:
     """Join questions and answers, and count them."""
     for request, answer in zip(requests, answers, strict=True):
-        fault = find_fault(answer["text"])
+        fault = _judge(request, answer, cut)
         counts[fault or "written"] = counts.get(fault or "written", 0) + 1
         if fault:
             continue
         reply = Message(role="assistant", content=(TextPart(text=answer["text"]),))
         yield Conversation(
             id=request.id,
-            messages=(request.question(), reply),
+            messages=(*request.messages(), reply),
             finish_reason=answer["finish_reason"],
             kind=request.kind,
             license=request.utterance.license,
@@ -322,6 +327,8 @@ def main(argv: Sequence[str]) -> int:
         per_utterance=options.per_utterance,
         share=read_share(options.share),
         generation=read_generation(options),
+        contexts=load_contexts(options.contexts) if options.contexts else (),
+        cut=options.cut,
     )
     author = find_author(options)
     command = join_command("continuations", argv)
@@ -386,11 +393,27 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--at-once", type=int, default=32, help="requests to a server at a time (default 32)"
     )
     parser.add_argument(
-        "--behaviours", default="general", help=f"a YAML file, or one of {', '.join(SHIPPED)}"
+        "--behaviours",
+        default="general",
+        help="a YAML file, a .txt file with a prompt a line, or one of "
+        f"{', '.join(SHIPPED)} (default general)",
+    )
+    parser.add_argument(
+        "--contexts",
+        type=Path,
+        metavar="FILE",
+        help="system prompts and earlier turns (YAML or .jsonl), one drawn for each conversation",
     )
     parser.add_argument("--out", type=Path, required=True, help="conversations to write (.jsonl)")
     parser.add_argument(
         "--per-utterance", type=int, default=1, help="behaviours for each utterance (default 1)"
+    )
+    parser.add_argument(
+        "--cut",
+        choices=get_args(Cut),
+        default="keep",
+        help="answers that end at --max-new-tokens: keep them, with no end to learn (default), or "
+        "drop them",
     )
     parser.add_argument(
         "--share",

@@ -19,12 +19,12 @@ from blsp.behaviours import Behaviour, Behaviours, Request, draw_requests, load_
 from blsp.continuation import (
     ContinuationConfig,
     continue_manifest,
-    find_fault,
     main,
     plan_batches,
 )
 from blsp.dataset import ConversationDataset, DataConfig
 from blsp.errors import InputError
+from blsp.filters import find_fault
 from blsp.generation import Answer, GenerationConfig, build_renderer
 from blsp.manifest import (
     AudioPart,
@@ -256,30 +256,6 @@ def test_a_batch_has_one_kind() -> None:
 # --- what is written ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        (" \n", "empty"),
-        ("<think>\nhm\n</think> yes", "thinking"),
-        ("I'm sorry, but I can't help with that.", "refusal"),
-        ("I cannot listen to audio.", "refusal"),
-        ("As an AI language model, I have no mood.", "refusal"),
-        ("I'm sorry, but I have no recording.", "refusal"),
-        ("Well: i\u2019m sorry, but i never heard it.", "refusal"),
-        ("I'm not sure what you mean.", "refusal"),
-        ("I\u2019M NOT SURE WHAT YOU WANT", "refusal"),
-        ("as an ai language model, I am neutral", "refusal"),
-        ("I am sorry you feel down. The light is on.", None),
-        ("I'm sorry, but it is late, and the light is on.", None),
-        ("I am not sure what to wear.", None),
-        ("She said sorry, but I forgave her.", None),
-        ("i can not find my keys", None),
-    ],
-)
-def test_an_answer_that_teaches_nothing_is_left_out(text: str, fault: str | None) -> None:
-    assert find_fault(text) == fault
-
-
 def test_no_right_answer_of_the_tiny_world_is_left_out() -> None:
     spoken = sample_sentences(3, "train", 100)
     moods = instructions()["emotions"]
@@ -502,6 +478,21 @@ def test_rejected_answers_are_counted(
         assert part in said
 
 
+def test_answers_that_were_cut_can_be_dropped(
+    folder: Path, llm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut: Any = cycle(["stop", "length"])
+    monkeypatch.setattr(
+        authors,
+        "answer_texts",
+        lambda _llm, _tokenizer, prompts, _config, names: [
+            Answer("fine", next(cut), 1) for _ in prompts
+        ],
+    )
+    assert main(command(folder, llm, "--cut", "drop")) == 0
+    assert "3 conversations; left out: 3 cut" in capsys.readouterr().out
+
+
 def test_a_manifest_without_words_is_refused(folder: Path, llm: Path) -> None:
     write_manifest(folder, [utterance("a", text=None), utterance("b", text=" ")])
     with pytest.raises(InputError, match="found none among 2"):
@@ -574,6 +565,11 @@ def interrupted(folder: Path, llm: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_other_settings_are_refused(interrupted: Path, llm: Path) -> None:
     with pytest.raises(InputError, match="the same settings"):
         main(command(interrupted, llm, "--temperature", "0.5"))
+
+
+def test_other_filters_are_refused(interrupted: Path, llm: Path) -> None:
+    with pytest.raises(InputError, match="the same filters"):
+        main(command(interrupted, llm, "--cut", "drop"))
 
 
 def test_other_prompts_are_refused(interrupted: Path, llm: Path) -> None:
