@@ -31,6 +31,7 @@ from blsp.errors import InputError
 from blsp.manifest import Message, Part, TextPart
 from blsp.model.configuration import AudioPadding
 from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths, masked_cross_attention
+from blsp.model.foundations import check_loaded
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.model.processing import BlspProcessor, Features, extract_window, pad_features
 from blsp.rendering import Renderer, contains_thinking
@@ -406,15 +407,19 @@ def load_whisper(
         InputError: the folder holds no whole Whisper with its processor.
     """
     try:
-        whisper = WhisperForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True
+        )
         processor = WhisperProcessor.from_pretrained(folder)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{folder}: expected a whole Whisper with its processor, found "
             f"{' '.join(str(error).split())[:200]}; check the path"
         ) from error
-    whisper.model.encoder = _encoder_of(whisper)  # type: ignore[assignment]
-    whisper.generation_config.max_length = None  # type: ignore[union-attr]  # else warned about
+    whisper, info = loaded
+    check_loaded(folder, missing=info["missing_keys"], unexpected=())
+    whisper.model.encoder = _encoder_of(whisper)
+    whisper.generation_config.max_length = None  # else warned about
     return whisper.eval(), processor
 
 

@@ -19,6 +19,9 @@ _TOLERANCE_DB = 6.0
 _LONG = 10
 """Levels in a row that make a pause a long one: 0.3 s, as each is of 0.1 s."""
 
+_LEAD = 25
+"""Levels of a silence that the next piece gets, at most: half a second."""
+
 
 def find_edges(audio: NDArray[np.float32], longest: int) -> list[int]:
     """Where pieces of at most `longest` samples begin, and where the last one ends.
@@ -46,7 +49,8 @@ def find_cut(audio: NDArray[np.float32], first: int) -> int:
     levels = levels[skipped:]
     begin, end = _choose_run(levels <= levels.min() + _TOLERANCE_DB)
     quietest = np.flatnonzero(levels[begin:end] == levels[begin:end].min())
-    return _place(skipped + begin + int(quietest[len(quietest) // 2]))
+    middle = max(len(quietest) // 2, len(quietest) - _LEAD)
+    return _place(skipped + begin + int(quietest[middle]))
 
 
 def _place(index: int) -> int:

@@ -7,6 +7,7 @@ is done. A manifest enters; a manifest and its side file leave.
 """
 
 import json
+import math
 import os
 import re
 import sys
@@ -126,7 +127,7 @@ def load_listener(source: str, revision: str | None = None) -> Listener:
     folder = resolve_folder(source, revision, what="Whisper")
     read_whisper_config(folder, source)
     device, _ = choose_device()
-    # Not by what a probe finds to be fast on a CPU: a run must go on with the numbers it began with.
+    # Not what a probe finds to be fast on a CPU: a run must go on with the numbers it began with.
     dtype = "float32" if device.type == "cpu" else "auto"
     whisper, processor = load_whisper(folder, dtype=dtype)
     fingerprint = fingerprint_folder(folder)
@@ -134,7 +135,7 @@ def load_listener(source: str, revision: str | None = None) -> Listener:
     return Listener(
         whisper=whisper.to(device),  # type: ignore[arg-type]
         processor=processor,
-        name=f"{source}@{folder.name if hub else fingerprint[:12]}",
+        name=f"{source}@{folder.name if hub else fingerprint[:19]}",
         fingerprint=fingerprint,
     )
 
@@ -186,7 +187,7 @@ def plan_batches(
     for _, same in groupby(order, key=lambda index: languages[index]):
         room = 0
         for index in same:
-            pieces = max(1, round(seconds[index] / longest_seconds + 0.5))
+            pieces = math.ceil(seconds[index] / longest_seconds)
             if pieces > room or not room:
                 batches.append([])
                 room = batch_size

@@ -366,3 +366,13 @@ def test_a_transcript_says_how_likely_its_tokens_are(whisper_folder: Path) -> No
 def test_a_folder_without_a_whole_whisper_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a whole Whisper"):
         load_whisper(tmp_path)
+
+
+def test_a_whisper_without_its_decoder_is_refused(whisper_folder: Path, tmp_path: Path) -> None:
+    whisper, processor = load_whisper(whisper_folder)
+    state = whisper.state_dict()
+    kept = {name: each for name, each in state.items() if "decoder.layers" not in name}
+    whisper.save_pretrained(tmp_path, state_dict=kept)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"found .* missing .*decoder"):
+        load_whisper(tmp_path)

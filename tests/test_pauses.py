@@ -44,6 +44,11 @@ def test_a_long_pause_goes_before_a_later_short_one() -> None:
     assert cut(audio) == pytest.approx(5.2, abs=0.03)
 
 
+def test_a_piece_begins_with_half_a_second_of_a_long_silence_at_most() -> None:
+    audio = lay_out(("tone", 10), ("rest", 8), ("tone", 12))
+    assert cut(audio) == pytest.approx(17.5, abs=0.06)
+
+
 @pytest.mark.parametrize("level", [0.9, 0.001])
 def test_the_level_of_a_recording_does_not_matter(level: float) -> None:
     audio = lay_out(("tone", 10), ("rest", 1), ("tone", 19), level=level)
@@ -68,7 +73,7 @@ def test_a_voice_that_never_rests_is_cut_where_it_is_quietest() -> None:
 
 
 def test_silence_is_cut_too() -> None:
-    assert 1 <= cut(np.zeros(30 * SECOND, dtype=np.float32)) <= 29
+    assert 1 <= cut(np.zeros(30 * SECOND, dtype=np.float32)) < 30
 
 
 @pytest.mark.parametrize("seconds", [0.001, 29.99, 30.0, 30.01, 30.5, 61.0, 95.3])
