@@ -132,10 +132,11 @@ def load_listener(source: str, revision: str | None = None) -> Listener:
     whisper, processor = load_whisper(folder, dtype=dtype)
     fingerprint = fingerprint_folder(folder)
     hub = folder.parent.name == "snapshots"  # which are named by their commits
+    called = folder.name if Path(source).is_dir() else source  # rows say nothing of this machine
     return Listener(
         whisper=whisper.to(device),  # type: ignore[arg-type]
         processor=processor,
-        name=f"{source}@{folder.name if hub else fingerprint[:19]}",
+        name=f"{called}@{folder.name if hub else fingerprint[:19]}",
         fingerprint=fingerprint,
     )
 
