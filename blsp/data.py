@@ -2,7 +2,8 @@
 
 `validate` lists what is wrong with a file, with `--decode` in its audio too. `show` prints one row,
 with `--llm` as the student and the teacher will see it, trained tokens marked. `supervise` writes
-conversations whose answers a manifest knows. The exit code is 1 where something is wrong.
+conversations whose answers a manifest knows, `transcribe` a manifest whose missing transcripts are
+Whisper's. The exit code is 1 where something is wrong.
 """
 
 import argparse
@@ -33,8 +34,10 @@ from blsp.validation import Report, validate
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `validate`, `show` or `supervise`."""
-    parser = argparse.ArgumentParser(prog="blsp data", description="Look at data, and add answers.")
+    """Run `validate`, `show`, `supervise` or `transcribe`."""
+    parser = argparse.ArgumentParser(
+        prog="blsp data", description="Look at data, and add answers or transcripts."
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     check = actions.add_parser("validate", help="list what is wrong with a file of JSON lines")
     check.add_argument("path", type=Path, help="manifest or conversations")
@@ -56,7 +59,10 @@ def main(argv: Sequence[str]) -> int:
         help="what is asked; \\n begins a line, {audio} has its own, {labels} are all answers",
     )
     add.add_argument("--out", type=Path, required=True, help="conversations to write (.jsonl)")
+    _add_transcribe(actions)
     options = parser.parse_args(argv)
+    if options.action == "transcribe":
+        return run_transcribe(options, argv)
     if options.action == "supervise":
         return run_supervise(options, argv)
     if options.action == "validate":
@@ -81,6 +87,58 @@ def run_supervise(options: argparse.Namespace, argv: Sequence[str]) -> int:
     without = counts["without an answer"]
     print(f"{options.out}: {counts['written']} conversations; without an answer: {without}")
     return 0
+
+
+def _add_transcribe(actions: Any) -> None:
+    fill = actions.add_parser("transcribe", help="fill in missing transcripts with Whisper")
+    fill.add_argument("path", type=Path, help="manifest, such as of blsp prep folder")
+    fill.add_argument("--whisper", required=True, help="folder or hub id of a whole Whisper")
+    fill.add_argument("--revision", help="commit or tag of a hub id")
+    fill.add_argument("--out", type=Path, required=True, help="manifest to write (.jsonl)")
+    fill.add_argument(
+        "--language", default="en", help="of rows that do not say theirs (default en)"
+    )
+    fill.add_argument(
+        "--batch-size", type=int, default=16, help="pieces of up to 30 s at once (default 16)"
+    )
+    fill.add_argument(
+        "--max-compression-ratio",
+        type=float,
+        default=2.4,
+        help="leave out texts that zlib makes smaller, which are loops (default 2.4, as Whisper)",
+    )
+    fill.add_argument(
+        "--min-log-probability",
+        type=float,
+        default=-1.0,
+        help="leave out texts whose tokens have a lower mean (default -1.0, as Whisper)",
+    )
+
+
+def run_transcribe(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Write the manifest and say how many rows were filled; 1 where none was."""
+    from blsp.arguments import join_command
+    from blsp.transcription import TranscriptionConfig, load_listener, transcribe_manifest
+
+    config = TranscriptionConfig(
+        language=options.language,
+        batch_size=options.batch_size,
+        max_compression_ratio=options.max_compression_ratio,
+        min_log_probability=options.min_log_probability,
+    )
+    listener = load_listener(options.whisper, options.revision)
+    command = join_command("data", argv)
+    counts = transcribe_manifest(options.path, options.out, listener, config, command=command)
+    if counts is None:
+        print(f"{options.out}: this process has done its part; the last one to end writes the file")
+        return 0
+    told = ("written", "kept", "transcribed")
+    faults = ", ".join(f"{count} {why}" for why, count in counts.items() if why not in told)
+    print(
+        f"{options.out}: {counts['written']} utterances, {counts['transcribed']} of them "
+        f"transcribed now; left out: {faults or 'none'}"
+    )
+    return 0 if counts["transcribed"] else 1
 
 
 # --- validate -------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig as LibraryConfig
 from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedTokenizerBase,
     TextStreamer,
     WhisperForConditionalGeneration,
@@ -29,6 +31,7 @@ from blsp.errors import InputError
 from blsp.manifest import Message, Part, TextPart
 from blsp.model.configuration import AudioPadding
 from blsp.model.encoder import BlspWhisperEncoder, encoder_lengths, masked_cross_attention
+from blsp.model.foundations import check_loaded
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.model.processing import BlspProcessor, Features, extract_window, pad_features
 from blsp.rendering import Renderer, contains_thinking
@@ -396,23 +399,27 @@ def _pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
 
 
 def load_whisper(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32
+    folder: str | Path, *, dtype: torch.dtype | str = torch.float32
 ) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
-    """Load any Whisper folder as one that encodes the true length.
+    """Load any Whisper folder as one that encodes the true length; ``auto`` is as stored.
 
     Raises:
         InputError: the folder holds no whole Whisper with its processor.
     """
     try:
-        whisper = WhisperForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True
+        )
         processor = WhisperProcessor.from_pretrained(folder)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{folder}: expected a whole Whisper with its processor, found "
             f"{' '.join(str(error).split())[:200]}; check the path"
         ) from error
-    whisper.model.encoder = _encoder_of(whisper)  # type: ignore[assignment]
-    whisper.generation_config.max_length = None  # type: ignore[union-attr]  # else warned about
+    whisper, info = loaded
+    check_loaded(folder, missing=info["missing_keys"], unexpected=())
+    whisper.model.encoder = _encoder_of(whisper)
+    whisper.generation_config.max_length = None  # else warned about
     return whisper.eval(), processor
 
 
@@ -425,6 +432,20 @@ def _encoder_of(whisper: WhisperForConditionalGeneration) -> BlspWhisperEncoder:
         encoder = BlspWhisperEncoder(whisper.config)
     encoder.load_state_dict(present.state_dict(), assign=True)
     return encoder.train(present.training)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What Whisper heard in one window."""
+
+    text: str
+    """Without control tokens and outer whitespace."""
+    mean_log_probability: float
+    """Natural logarithm, over all tokens that were written and the one that ends them, under what
+    Whisper may write: Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision"
+    (2022), section 4.5."""
+    finish_reason: Literal["stop", "length"]
+    """`length`: it was cut at `max_new_tokens`."""
 
 
 @torch.no_grad()
@@ -454,16 +475,33 @@ def transcribe(
         for clip, audio in enumerate(audios)
         for start in range(0, len(audio), size)
     ]
-    texts = _in_batches(
-        [len(audio) for _, audio in windows],
-        config,
-        lambda chosen: scribe.transcribe([windows[index][1] for index in chosen]),
-        None,
-    )
     heard: list[list[str]] = [[] for _ in audios]
-    for (clip, _), text in zip(windows, texts, strict=True):
-        heard[clip].append(text)
+    transcripts = scribe.transcribe_all([audio for _, audio in windows])
+    for (clip, _), transcript in zip(windows, transcripts, strict=True):
+        heard[clip].append(transcript.text)
     return [" ".join(filter(None, pieces)) for pieces in heard]
+
+
+@torch.no_grad()
+def transcribe_windows(
+    whisper: WhisperForConditionalGeneration,
+    processor: WhisperProcessor,
+    audios: Sequence[np.ndarray],
+    *,
+    config: GenerationConfig,
+    audio_padding: AudioPadding = "variable",
+    language: str = "en",
+) -> list[Transcript]:
+    """Transcribe recordings of up to one window, and say how sure Whisper is; as `transcribe`."""
+    return _Scribe(whisper, processor, config, audio_padding, language).transcribe_all(audios)
+
+
+def count_window_samples(
+    whisper: WhisperForConditionalGeneration, processor: WhisperProcessor
+) -> int:
+    """How many samples Whisper hears at once: 30 s of them."""
+    extractor: Any = processor.feature_extractor  # type: ignore[attr-defined]
+    return 2 * whisper.config.max_source_positions * extractor.hop_length
 
 
 class _Scribe:
@@ -479,9 +517,8 @@ class _Scribe:
     ) -> None:
         self._whisper, self._processor = whisper, processor
         self._encoder = _encoder_of(whisper)
-        self._pads = audio_padding == "max"
-        hop = processor.feature_extractor.hop_length
-        self.window_samples = 2 * whisper.config.max_source_positions * hop
+        self._pads, self._config = audio_padding == "max", config
+        self.window_samples = count_window_samples(whisper, processor)
         # Start, language, task and "no timestamps" come before what is written.
         room = whisper.config.max_target_positions - 4
         self._settings: dict[str, Any] = {
@@ -490,6 +527,8 @@ class _Scribe:
             "num_beams": 1,
         }
         made: Any = whisper.generation_config
+        ends = made.eos_token_id
+        self._ends: list[int] = ends if isinstance(ends, list) else [ends]
         if getattr(made, "is_multilingual", False):
             self._settings |= {"language": language, "task": "transcribe"}
         last_word = getattr(made, "no_timestamps_token_id", None)
@@ -499,8 +538,17 @@ class _Scribe:
             timestamps = range(last_word + 1, whisper.config.vocab_size)
             self._settings["suppress_tokens"] = [*(made.suppress_tokens or ()), *timestamps]
 
-    def transcribe(self, audios: Sequence[np.ndarray]) -> list[str]:
-        """Transcribe recordings of up to one window."""
+    def transcribe_all(self, windows: Sequence[np.ndarray]) -> list[Transcript]:
+        """Transcribe any number of windows, in their order."""
+        return _in_batches(
+            [len(audio) for audio in windows],
+            self._config,
+            lambda chosen: self.transcribe([windows[index] for index in chosen]),
+            None,
+        )
+
+    def transcribe(self, audios: Sequence[np.ndarray]) -> list[Transcript]:
+        """Transcribe one batch of windows."""
         features = [self._extract(audio) for audio in audios]
         frames = torch.tensor([one.shape[-1] for one in features])
         weight: Any = self._encoder.conv1.weight
@@ -510,12 +558,18 @@ class _Scribe:
         mask = (torch.arange(batch.shape[-1]) < frames[:, None]).to(weight.device)
         states = self._encoder(batch.to(weight), None if self._pads else mask).last_hidden_state
         lengths = encoder_lengths(frames.to(weight.device))
+        confidence = _Confidence(self._ends)
         with masked_cross_attention(self._whisper.model.decoder, lengths):
             out: Any = self._whisper.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states), **self._settings
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                logits_processor=LogitsProcessorList([confidence]),
+                **self._settings,
             )
         texts = self._processor.tokenizer.batch_decode(out, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [
+            Transcript(text.strip(), mean, "length" if cut else "stop")
+            for text, mean, cut in zip(texts, *confidence.read(), strict=True)
+        ]
 
     def _extract(self, audio: np.ndarray) -> Tensor:
         return extract_window(
@@ -524,3 +578,33 @@ class _Scribe:
             window_samples=self.window_samples,
             pads=self._pads,
         )
+
+
+class _Confidence(LogitsProcessor):
+    """Adds up the log-probability of the likeliest token, which greedy decoding writes.
+
+    The library would keep the scores of all steps for that: (B, V) each, a gigabyte a batch.
+
+    Args:
+        ends: tokens at which a row ends.
+    """
+
+    def __init__(self, ends: Sequence[int]) -> None:
+        self._ends = ends
+        self._total: Any = 0.0
+        self._count: Any = 0
+        self._open: Any = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(B, T) and (B, V), after all that forbids tokens -> the same scores."""
+        best, token = scores.float().log_softmax(-1).max(-1)  # -> (B,) both
+        if self._open is None:
+            self._open = torch.ones_like(token, dtype=torch.bool)
+        self._total = self._total + best.where(self._open, 0.0)
+        self._count = self._count + self._open.long()
+        self._open = self._open & ~torch.isin(token, torch.tensor(self._ends, device=token.device))
+        return scores
+
+    def read(self) -> tuple[list[float], list[bool]]:
+        """The mean of each row, and whether it never came to its end."""
+        return (self._total / self._count).tolist(), self._open.tolist()

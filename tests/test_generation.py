@@ -22,6 +22,7 @@ from blsp.generation import (
     place_audio,
     stream_answer,
     transcribe,
+    transcribe_windows,
 )
 from blsp.manifest import AudioPart, Message, TextPart
 from blsp.model import compose
@@ -332,6 +333,46 @@ def test_a_long_recording_is_transcribed_in_windows(whisper_folder: Path) -> Non
     assert whole == " ".join(transcribe(whisper, processor, parts, config=SHORT))
 
 
+@torch.no_grad()
+def mean_log_probability(plain: Any, processor: Any, audio: np.ndarray, limit: int) -> float:
+    """Of the likeliest tokens up to the end, each by a pass of its own of the plain library."""
+    features = processor(audio, sampling_rate=16_000, return_tensors="pt").input_features
+    states = plain.model.encoder(features)
+    ids, found = [3], []
+    while len(found) < limit and ids[-1] != 2:
+        logits = plain(encoder_outputs=states, decoder_input_ids=torch.tensor([ids])).logits
+        best = logits[0, -1].log_softmax(-1).max(-1)
+        ids.append(int(best.indices))
+        found.append(float(best.values))
+    return sum(found) / len(found)
+
+
+def test_a_transcript_says_how_likely_its_tokens_are(whisper_folder: Path) -> None:
+    """Some are cut by the limit, some come to their end, which counts as a token."""
+    from transformers import WhisperForConditionalGeneration
+
+    whisper, processor = load_whisper(whisper_folder)
+    plain = WhisperForConditionalGeneration.from_pretrained(whisper_folder, dtype=torch.float32)
+    plain = plain.eval()
+    plain.proj_out.bias = whisper.proj_out.bias = torch.nn.Parameter(3 * torch.eye(64)[2])
+    audios = [make_audio(9_000 + 9_000 * seed, seed=seed) for seed in range(4)]
+    found = transcribe_windows(whisper, processor, audios, config=SHORT, audio_padding="max")
+    for audio, one in zip(audios, found, strict=True):
+        expected = mean_log_probability(plain, processor, audio, SHORT.max_new_tokens)
+        assert one.mean_log_probability == pytest.approx(expected, abs=1e-4)
+    assert {one.finish_reason for one in found} == {"length", "stop"}
+
+
 def test_a_folder_without_a_whole_whisper_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a whole Whisper"):
+        load_whisper(tmp_path)
+
+
+def test_a_whisper_without_its_decoder_is_refused(whisper_folder: Path, tmp_path: Path) -> None:
+    whisper, processor = load_whisper(whisper_folder)
+    state = whisper.state_dict()
+    kept = {name: each for name, each in state.items() if "decoder.layers" not in name}
+    whisper.save_pretrained(tmp_path, state_dict=kept)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"found .* missing .*decoder"):
         load_whisper(tmp_path)
