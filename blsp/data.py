@@ -34,7 +34,14 @@ def main(argv: Sequence[str]) -> int:
         prog="blsp data", description="Look at data, choose of it, pack it, and add answers."
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    for add in (_add_validate, _add_stats, _add_show, _add_supervise):
+    for add in (
+        _add_validate,
+        _add_stats,
+        _add_show,
+        _add_filter,
+        _add_split,
+        _add_supervise,
+    ):
         add(actions)
     options = parser.parse_args(argv)
     options.command = shlex.join(["blsp", "data", *argv])
@@ -71,6 +78,36 @@ def _add_show(actions: Any) -> None:
     show = _add_action(actions, "show", run_show, "print one row")
     show.add_argument("--id", help="which row (default: the first)")
     show.add_argument("--llm", type=Path, help="folder of the model whose tokens to show")
+
+
+def _add_filter(actions: Any) -> None:
+    choose = _add_action(actions, "filter", run_filter, "write the rows that pass all conditions")
+    choose.add_argument("--out", type=Path, required=True, help="what to write (.jsonl)")
+    choose.add_argument("--min-seconds", type=float, metavar="S", help="of every recording")
+    choose.add_argument("--max-seconds", type=float, metavar="S")
+    rate = "of every recording: what is far off has other words than its transcript"
+    choose.add_argument("--min-words-per-second", type=float, metavar="N", help=rate)
+    choose.add_argument("--max-words-per-second", type=float, metavar="N")
+    choose.add_argument(
+        "--language", action="append", default=[], help="keep this one; may be given again"
+    )
+    choose.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="keep rows with that value, or without: 'KEY!=VALUE'; 'text!=' keeps those with words",
+    )
+
+
+def _add_split(actions: Any) -> None:
+    text = "write parts that share no value of a field; rows added later move no other"
+    split = _add_action(actions, "split", run_split, text)
+    split.add_argument("--out", type=Path, required=True, help="folder for NAME.jsonl of each part")
+    split.add_argument("--parts", required=True, help="train=0.9,dev=0.05,test=0.05")
+    split.add_argument(
+        "--by", default="id", help="field that stays together, such as speaker (default: id)"
+    )
 
 
 def _add_supervise(actions: Any) -> None:
@@ -110,6 +147,34 @@ def run_stats(options: argparse.Namespace) -> int:
         with hold(page), atomic_path(page) as temporary:
             temporary.write_text(build_statistics_page(options.path, found), encoding="utf-8")
         print(f"\n{page}")
+    return 0
+
+
+def run_filter(options: argparse.Namespace) -> int:
+    """Write what passes; say what did not."""
+    from blsp.selection import KEPT, Bounds, build_conditions, write_filtered
+
+    conditions = build_conditions(
+        seconds=Bounds(low=options.min_seconds, high=options.max_seconds),
+        word_rate=Bounds(low=options.min_words_per_second, high=options.max_words_per_second),
+        languages=options.language,
+        where=options.where,
+    )
+    counts = write_filtered(options.path, options.out, conditions, command=options.command)
+    print(f"{options.out}: {counts.pop(KEPT):,} of {options.path} written")
+    print("".join(f"  dropped {count:,}: {why}\n" for why, count in counts.items()), end="")
+    return 0
+
+
+def run_split(options: argparse.Namespace) -> int:
+    """Write the parts; say how large they are."""
+    from blsp.selection import find_far_off, parse_parts, write_parts
+
+    shares = parse_parts(options.parts)
+    parts = write_parts(options.path, options.out, shares, by=options.by, command=options.command)
+    for part in parts:
+        print(f"{part.path}: {part.rows:,} lines, {part.seconds / 3600:,.2f} h of audio")
+    print("".join(f"warning: {line}\n" for line in find_far_off(parts)), end="")
     return 0
 
 

@@ -31,6 +31,7 @@ MODULES = [
     "validation",
     "derivation",
     "statistics",
+    "selection",
     "corpora",
     "preparation",
     "cells",
