@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
         _add_show,
         _add_filter,
         _add_split,
+        _add_shard,
         _add_supervise,
     ):
         add(actions)
@@ -110,6 +111,14 @@ def _add_split(actions: Any) -> None:
     )
 
 
+def _add_shard(actions: Any) -> None:
+    text = "pack audio and rows into a few large files; killed, it goes on"
+    shard = _add_action(actions, "shard", run_shard, text)
+    shard.add_argument("--out", type=Path, required=True, help="folder for shards and manifest")
+    shard.add_argument("--size", default="1GB", help="audio in a shard, at most (default 1GB)")
+    shard.add_argument("--format", choices=("tar", "parquet"), default="tar", help="default tar")
+
+
 def _add_supervise(actions: Any) -> None:
     text = "write conversations with a manifest's own answers"
     add = _add_action(actions, "supervise", run_supervise, text, "manifest")
@@ -175,6 +184,23 @@ def run_split(options: argparse.Namespace) -> int:
     for part in parts:
         print(f"{part.path}: {part.rows:,} lines, {part.seconds / 3600:,.2f} h of audio")
     print("".join(f"warning: {line}\n" for line in find_far_off(parts)), end="")
+    return 0
+
+
+def run_shard(options: argparse.Namespace) -> int:
+    """Pack a file; say each shard that is whole."""
+    from blsp.shards import parse_size, write_shards
+
+    packed = write_shards(
+        options.path,
+        options.out,
+        size=parse_size(options.size),
+        kind=options.format,
+        command=options.command,
+        on_shard=lambda path: print(f"{path}: {path.stat().st_size:,} bytes", flush=True),
+    )
+    files = f"{packed.files:,} audio files in {packed.shards:,} shards"
+    print(f"{packed.manifest}: {packed.rows:,} lines, {files}")
     return 0
 
 

@@ -29,7 +29,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float | None
-    count: int
+    size: int
 
     @property
     def label(self) -> str:
@@ -204,7 +204,7 @@ def describe_statistics(path: Path, found: Statistics) -> str:
     lines = [f"{path}: {describe_file(found)}"]
     for what, values in found.values.items():
         lines += ["", f"{what}: {describe_spread(compute_spread(values))}"]
-        lines += _draw_bars([(one.label, one.count) for one in build_histogram(values)])
+        lines += _draw_bars([(one.label, one.size) for one in build_histogram(values)])
     for label in found.labels:
         shares = most_common(found, label)
         lines += ["", f"{label}: {describe_variety(found, label)}"]

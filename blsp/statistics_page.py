@@ -50,7 +50,7 @@ def _histograms(found: Statistics) -> str:
 
 
 def _histogram(what: str, values: "array[float]") -> str:
-    bars = [(one.label, one.count) for one in build_histogram(values)]
+    bars = [(one.label, one.size) for one in build_histogram(values)]
     note = f'<p class="dim">{describe_spread(compute_spread(values))}</p>'
     return build_card(what, draw_counts(bars, title=what) + note)
 

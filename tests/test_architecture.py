@@ -35,6 +35,7 @@ MODULES = [
     "corpora",
     "preparation",
     "cells",
+    "shards",
     "columns",
     "hub",
     "pieces",

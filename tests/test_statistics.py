@@ -63,14 +63,14 @@ def test_recordings_and_answers_of_conversations_are_measured(tmp_path: Path) ->
 
 def test_bins_have_one_round_width() -> None:
     bins = build_histogram(array("d", [0.5, 1.0, 1.9, 10.9]))
-    assert [tuple(one) for one in bins if one.count] == [(0, 1, 1), (1, 2, 2), (10, 11, 1)]
+    assert [tuple(one) for one in bins if one.size] == [(0, 1, 1), (1, 2, 2), (10, 11, 1)]
     assert len(bins) == 11
 
 
 def test_the_last_bin_holds_stragglers() -> None:
     bins = build_histogram(array("d", [1.0] * 999 + [5000.0]))
     assert tuple(bins[-1]) == (1.1, None, 1)
-    assert sum(one.count for one in bins) == 1000
+    assert sum(one.size for one in bins) == 1000
 
 
 def test_a_spread_is_that_of_all_values() -> None:
