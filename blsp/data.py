@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
         _add_filter,
         _add_split,
         _add_shard,
+        _add_convert,
         _add_supervise,
     ):
         add(actions)
@@ -117,6 +118,20 @@ def _add_shard(actions: Any) -> None:
     shard.add_argument("--out", type=Path, required=True, help="folder for shards and manifest")
     shard.add_argument("--size", default="1GB", help="audio in a shard, at most (default 1GB)")
     shard.add_argument("--format", choices=("tar", "parquet"), default="tar", help="default tar")
+
+
+def _add_convert(actions: Any) -> None:
+    text = "turn a manifest into the file of another tool, or that into a manifest"
+    convert = _add_action(
+        actions, "convert", run_convert, text, "manifest, JSON lines of NeMo, or a .csv or .tsv"
+    )
+    convert.add_argument("--out", type=Path, required=True, help="what to write")
+    convert.add_argument(
+        "--to", choices=("blsp", "nemo", "csv", "tsv"), help="default: by the ending of --out"
+    )
+    convert.add_argument(
+        "--root", type=Path, help="folder that holds all audio (default: that of the file)"
+    )
 
 
 def _add_supervise(actions: Any) -> None:
@@ -201,6 +216,18 @@ def run_shard(options: argparse.Namespace) -> int:
     )
     files = f"{packed.files:,} audio files in {packed.shards:,} shards"
     print(f"{packed.manifest}: {packed.rows:,} lines, {files}")
+    return 0
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    """Write the other form."""
+    from blsp.conversion import choose_form, convert
+
+    form = options.to or choose_form(options.out)
+    count = convert(
+        options.path, options.out, form=form, root=options.root, command=options.command
+    )
+    print(f"{options.out}: {count:,} rows ({form})")
     return 0
 
 

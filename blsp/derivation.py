@@ -109,10 +109,10 @@ def check_free(out: Path, command: str) -> None:
     """Refuse a file that another command wrote; its own is done again, since inputs may change.
 
     Raises:
-        InputError: there is such a file.
+        InputError: there is such a file, or a side file that is to be that of another.
     """
     meta = read_meta(out)
-    if out.exists() and (meta is None or meta.command != command):
+    if (out.exists() or meta) and (meta is None or meta.command != command):
         found = f"that of `{meta.command}`" if meta else "one that does not say what made it"
         raise InputError(
             f"{out}: expected no file yet, or that of the same command, found {found}; delete it "

@@ -33,6 +33,7 @@ MODULES = [
     "statistics",
     "selection",
     "corpora",
+    "conversion",
     "preparation",
     "cells",
     "shards",
