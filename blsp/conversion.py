@@ -187,7 +187,7 @@ def _read_theirs(path: Path, out: Path) -> Iterator[Row]:
     """Yield our rows with `audio` relative to the folder of the new file."""
     above = os.path.relpath(find_root(path).resolve(), out.parent.resolve())
     for _, row in read_rows(path):
-        audio = Path(os.path.normpath(Path(above, row["audio"]))).as_posix()
+        audio = os.path.normpath(f"{above}/{row['audio']}").replace(os.sep, "/")
         yield {**row, "audio": audio}
 
 

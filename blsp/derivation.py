@@ -15,7 +15,6 @@ from typing import Any
 from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.manifest import (
-    Kind,
     Meta,
     checked,
     find_kind,
@@ -138,8 +137,3 @@ def write_derived(out: Path, rows: Iterable[Row], meta: Meta) -> int:
                 count += 1
         write_meta(out, meta)
     return count
-
-
-def name_kind(kind: Kind, count: int) -> str:
-    """Return a number of rows in words."""
-    return f"{count:,} {'utterances' if kind == 'manifest' else 'conversations'}"
