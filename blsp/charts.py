@@ -1,4 +1,4 @@
-"""Charts as inline SVG: bars with intervals, curves, and a map of similarities.
+"""Charts as inline SVG: bars of scores and counts, curves, and a map of similarities.
 
 No script and no library: a chart is text in the page, takes its colours from the page's style (so
 that it follows dark and light) and scales with the width it is given. Numbers and labels enter;
@@ -56,6 +56,19 @@ def _draw_bar(bar: Bar, y: float, scale: float) -> str:
         f'M{high:.1f} {middle - 4}v8"/>'
         f'<text x="{WIDTH}" y="{middle + 4}" text-anchor="end">{bar.value:.1%}</text>'
     )
+
+
+def draw_counts(counts: Sequence[tuple[str, int]], *, title: str) -> str:
+    """Horizontal bars of how many there are of each, scaled to the most frequent."""
+    scale = (WIDTH - _LABEL - 72) / max([1, *(count for _, count in counts)])
+    rows = "".join(
+        f'<text x="{_LABEL - 6}" y="{14 + at * _ROW}" text-anchor="end">{escape(label)}</text>'
+        f'<rect class="s-bound" x="{_LABEL}" y="{4 + at * _ROW}" width="{count * scale:.1f}" '
+        f'height="{_ROW - 8}" rx="2"/>'
+        f'<text x="{WIDTH}" y="{14 + at * _ROW}" text-anchor="end">{count:,}</text>'
+        for at, (label, count) in enumerate(counts)
+    )
+    return _svg(rows, height=len(counts) * _ROW + 6, title=title)
 
 
 def draw_curves(curves: Sequence[Curve], *, title: str) -> str:

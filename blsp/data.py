@@ -1,54 +1,143 @@
-"""`blsp data`: looking at manifests and conversations before they cost a training run.
+"""`blsp data`: looking at manifests and conversations, choosing of them, packing them.
 
-`validate` lists what is wrong with a file, with `--decode` in its audio too. `show` prints one row,
-with `--llm` as the student and the teacher will see it, trained tokens marked. `supervise` writes
-conversations whose answers a manifest knows, `transcribe` a manifest whose missing transcripts are
-Whisper's. The exit code is 1 where something is wrong.
+Options are read and results printed here; the work is done in `validation`, `statistics`,
+`inspection` and the like. `validate --decode` looks into the audio, too. The exit code is 1 where
+something is wrong.
 """
 
 import argparse
+import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from blsp.errors import InputError
+from blsp.files import atomic_path
+from blsp.locking import hold
 from blsp.manifest import (
     AudioPart,
-    Conversation,
     Kind,
-    TextPart,
     Utterance,
     build_conversation,
     build_utterance,
-    checked,
-    find_kind,
     find_root,
-    read_meta,
     scan_rows,
-    to_row,
 )
-from blsp.rendering import CLOSE, IGNORED, OPEN, Rendered, Renderer, View, mark_trained
 from blsp.validation import Report, validate
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `validate`, `show`, `supervise` or `transcribe`."""
+    """Run one of the actions."""
     parser = argparse.ArgumentParser(
-        prog="blsp data", description="Look at data, and add answers or transcripts."
+        prog="blsp data", description="Look at data, choose of it, pack it, and add answers."
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    check = actions.add_parser("validate", help="list what is wrong with a file of JSON lines")
-    check.add_argument("path", type=Path, help="manifest or conversations")
+    for add in (
+        _add_validate,
+        _add_stats,
+        _add_show,
+        _add_filter,
+        _add_split,
+        _add_shard,
+        _add_convert,
+        _add_supervise,
+        _add_transcribe,
+    ):
+        add(actions)
+    options = parser.parse_args(argv)
+    options.command = shlex.join(["blsp", "data", *argv])
+    return options.run(options)
+
+
+def _add_action(
+    actions: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    path: str = "manifest or conversations",
+) -> argparse.ArgumentParser:
+    """Add an action that reads one file."""
+    parser = actions.add_parser(name, help=text, description=text)
+    parser.add_argument("path", type=Path, help=path)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_validate(actions: Any) -> None:
+    check = _add_action(actions, "validate", run_validate, "list what is wrong with a file")
     check.add_argument("--decode", action="store_true", help="decode all audio too")
     check.add_argument("--limit", type=int, default=20, help="problems shown (default 20)")
-    show = actions.add_parser("show", help="print one row")
-    show.add_argument("path", type=Path, help="manifest or conversations")
+
+
+def _add_stats(actions: Any) -> None:
+    text = "say what a file is made of: hours, lengths, speaking rates, labels"
+    stats = _add_action(actions, "stats", run_stats, text)
+    stats.add_argument("--html", type=Path, help="write it as a page, too")
+
+
+def _add_show(actions: Any) -> None:
+    show = _add_action(actions, "show", run_show, "print one row")
     show.add_argument("--id", help="which row (default: the first)")
     show.add_argument("--llm", type=Path, help="folder of the model whose tokens to show")
-    add = actions.add_parser("supervise", help="write conversations with a manifest's own answers")
-    add.add_argument("path", type=Path, help="manifest")
+
+
+def _add_filter(actions: Any) -> None:
+    choose = _add_action(actions, "filter", run_filter, "write the rows that pass all conditions")
+    choose.add_argument("--out", type=Path, required=True, help="what to write (.jsonl)")
+    choose.add_argument("--min-seconds", type=float, metavar="S", help="of every recording")
+    choose.add_argument("--max-seconds", type=float, metavar="S")
+    rate = "of every recording: what is far off has other words than its transcript"
+    choose.add_argument("--min-words-per-second", type=float, metavar="N", help=rate)
+    choose.add_argument("--max-words-per-second", type=float, metavar="N")
+    choose.add_argument(
+        "--language", action="append", default=[], help="keep this one; may be given again"
+    )
+    choose.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="keep rows with that value, or without: 'KEY!=VALUE'; 'text!=' keeps those with words",
+    )
+
+
+def _add_split(actions: Any) -> None:
+    text = "write parts that share no value of a field; rows added later move no other"
+    split = _add_action(actions, "split", run_split, text)
+    split.add_argument("--out", type=Path, required=True, help="folder for NAME.jsonl of each part")
+    split.add_argument("--parts", required=True, help="train=0.9,dev=0.05,test=0.05")
+    split.add_argument(
+        "--by", default="id", help="field that stays together, such as speaker (default: id)"
+    )
+
+
+def _add_shard(actions: Any) -> None:
+    text = "pack audio and rows into a few large files; killed, it goes on"
+    shard = _add_action(actions, "shard", run_shard, text)
+    shard.add_argument("--out", type=Path, required=True, help="folder for shards and manifest")
+    shard.add_argument("--size", default="1GB", help="audio in a shard, at most (default 1GB)")
+    shard.add_argument("--format", choices=("tar", "parquet"), default="tar", help="default tar")
+
+
+def _add_convert(actions: Any) -> None:
+    text = "turn a manifest into the file of another tool, or that into a manifest"
+    convert = _add_action(
+        actions, "convert", run_convert, text, "manifest, JSON lines of NeMo, or a .csv or .tsv"
+    )
+    convert.add_argument("--out", type=Path, required=True, help="what to write")
+    convert.add_argument(
+        "--to", choices=("blsp", "nemo", "csv", "tsv"), help="default: by the ending of --out"
+    )
+    convert.add_argument(
+        "--root", type=Path, help="folder that holds all audio (default: that of the file)"
+    )
+
+
+def _add_supervise(actions: Any) -> None:
+    text = "write conversations with a manifest's own answers"
+    add = _add_action(actions, "supervise", run_supervise, text, "manifest")
     add.add_argument(
         "--answer", required=True, help="field of the answer: text, intent, translation.de"
     )
@@ -59,21 +148,92 @@ def main(argv: Sequence[str]) -> int:
         help="what is asked; \\n begins a line, {audio} has its own, {labels} are all answers",
     )
     add.add_argument("--out", type=Path, required=True, help="conversations to write (.jsonl)")
-    _add_transcribe(actions)
-    options = parser.parse_args(argv)
-    if options.action == "transcribe":
-        return run_transcribe(options, argv)
-    if options.action == "supervise":
-        return run_supervise(options, argv)
-    if options.action == "validate":
-        return run_validate(options.path, decode=options.decode, limit=options.limit)
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """Print a row."""
+    from blsp.inspection import describe_row
+
     print(describe_row(options.path, options.id, options.llm))
     return 0
 
 
-def run_supervise(options: argparse.Namespace, argv: Sequence[str]) -> int:
+def run_stats(options: argparse.Namespace) -> int:
+    """Print statistics, and write their page where one is asked for."""
+    from blsp.statistics import compute_statistics, describe_statistics
+    from blsp.statistics_page import build_statistics_page
+
+    page = options.html
+    if page is not None and page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--html: expected a file that ends in .html, found {page}; rename it")
+    found = compute_statistics(options.path)
+    print(describe_statistics(options.path, found))
+    if page is not None:
+        with hold(page), atomic_path(page) as temporary:
+            temporary.write_text(build_statistics_page(options.path, found), encoding="utf-8")
+        print(f"\n{page}")
+    return 0
+
+
+def run_filter(options: argparse.Namespace) -> int:
+    """Write what passes; say what did not."""
+    from blsp.selection import KEPT, Bounds, build_conditions, write_filtered
+
+    conditions = build_conditions(
+        seconds=Bounds(low=options.min_seconds, high=options.max_seconds),
+        word_rate=Bounds(low=options.min_words_per_second, high=options.max_words_per_second),
+        languages=options.language,
+        where=options.where,
+    )
+    counts = write_filtered(options.path, options.out, conditions, command=options.command)
+    print(f"{options.out}: {counts.pop(KEPT):,} of {options.path} written")
+    print("".join(f"  dropped {count:,}: {why}\n" for why, count in counts.items()), end="")
+    return 0
+
+
+def run_split(options: argparse.Namespace) -> int:
+    """Write the parts; say how large they are."""
+    from blsp.selection import find_far_off, parse_parts, write_parts
+
+    shares = parse_parts(options.parts)
+    parts = write_parts(options.path, options.out, shares, by=options.by, command=options.command)
+    for part in parts:
+        print(f"{part.path}: {part.rows:,} lines, {part.seconds / 3600:,.2f} h of audio")
+    print("".join(f"warning: {line}\n" for line in find_far_off(parts)), end="")
+    return 0
+
+
+def run_shard(options: argparse.Namespace) -> int:
+    """Pack a file; say each shard that is whole."""
+    from blsp.shards import parse_size, write_shards
+
+    packed = write_shards(
+        options.path,
+        options.out,
+        size=parse_size(options.size),
+        kind=options.format,
+        command=options.command,
+        on_shard=lambda path: print(f"{path}: {path.stat().st_size:,} bytes", flush=True),
+    )
+    files = f"{packed.files:,} audio files in {packed.shards:,} shards"
+    print(f"{packed.manifest}: {packed.rows:,} lines, {files}")
+    return 0
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    """Write the other form."""
+    from blsp.conversion import choose_form, convert
+
+    form = options.to or choose_form(options.out)
+    count = convert(
+        options.path, options.out, form=form, root=options.root, command=options.command
+    )
+    print(f"{options.out}: {count:,} rows ({form})")
+    return 0
+
+
+def run_supervise(options: argparse.Namespace) -> int:
     """Write the conversations and say how many."""
-    from blsp.arguments import join_command
     from blsp.generation import read_prompt
     from blsp.supervision import write_answers
 
@@ -82,7 +242,7 @@ def run_supervise(options: argparse.Namespace, argv: Sequence[str]) -> int:
         options.out,
         answer=options.answer,
         prompts=[read_prompt(text) for text in options.prompt],
-        command=join_command("data", argv),
+        command=options.command,
     )
     without = counts["without an answer"]
     print(f"{options.out}: {counts['written']} conversations; without an answer: {without}")
@@ -90,8 +250,9 @@ def run_supervise(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
 
 def _add_transcribe(actions: Any) -> None:
-    fill = actions.add_parser("transcribe", help="fill in missing transcripts with Whisper")
-    fill.add_argument("path", type=Path, help="manifest, such as of blsp prep folder")
+    text = "fill in missing transcripts with Whisper"
+    path = "manifest, such as of blsp prep folder"
+    fill = _add_action(actions, "transcribe", run_transcribe, text, path)
     fill.add_argument("--whisper", required=True, help="folder or hub id of a whole Whisper")
     fill.add_argument("--revision", help="commit or tag of a hub id")
     fill.add_argument("--out", type=Path, required=True, help="manifest to write (.jsonl)")
@@ -115,9 +276,8 @@ def _add_transcribe(actions: Any) -> None:
     )
 
 
-def run_transcribe(options: argparse.Namespace, argv: Sequence[str]) -> int:
+def run_transcribe(options: argparse.Namespace) -> int:
     """Write the manifest and say how many rows were filled; 1 where none was."""
-    from blsp.arguments import join_command
     from blsp.transcription import TranscriptionConfig, load_listener, transcribe_manifest
 
     config = TranscriptionConfig(
@@ -127,8 +287,9 @@ def run_transcribe(options: argparse.Namespace, argv: Sequence[str]) -> int:
         min_log_probability=options.min_log_probability,
     )
     listener = load_listener(options.whisper, options.revision)
-    command = join_command("data", argv)
-    counts = transcribe_manifest(options.path, options.out, listener, config, command=command)
+    counts = transcribe_manifest(
+        options.path, options.out, listener, config, command=options.command
+    )
     if counts is None:
         print(f"{options.out}: this process has done its part; the last one to end writes the file")
         return 0
@@ -144,10 +305,11 @@ def run_transcribe(options: argparse.Namespace, argv: Sequence[str]) -> int:
 # --- validate -------------------------------------------------------------------------------------
 
 
-def run_validate(path: Path, *, decode: bool, limit: int) -> int:
+def run_validate(options: argparse.Namespace) -> int:
     """Print the report on a file; return 1 when it has problems."""
+    path, limit = options.path, options.limit
     report = validate(path, limit=limit)
-    if decode:
+    if options.decode:
         for problem in find_unreadable(path, report):
             report.problem_count += 1
             if len(report.problems) < limit:
@@ -213,97 +375,3 @@ def _show_progress(
             print(f"\r{text:<60}", end="", file=sys.stderr, flush=True)
     if said != begun:
         print(file=sys.stderr)
-
-
-# --- show -----------------------------------------------------------------------------------------
-
-
-def describe_row(path: Path, name: str | None, llm: Path | None) -> str:
-    """Return one row as text, and both of its views where a language model is given.
-
-    Raises:
-        InputError: no such row, a bad row, or a folder without tokenizer or chat template.
-    """
-    kind = find_kind(path)
-    row = _find_row(path, kind, name)
-    if kind == "manifest":
-        if llm is not None:
-            raise InputError(
-                f"{path}: expected conversations to show with --llm, found a manifest; leave out "
-                "--llm"
-            )
-        return "\n".join(f"{key:<12}{value}" for key, value in to_row(build_utterance(row)).items())
-    conversation = build_conversation(row)
-    text = describe_conversation(conversation)
-    return f"{text}\n\n{describe_views(conversation, path, llm)}" if llm else text
-
-
-def _find_row(path: Path, kind: Kind, name: str | None) -> dict[str, Any]:
-    count = 0
-    for line in scan_rows(path, kind):
-        count += 1
-        if name is None or line.row.get("id") == name:
-            return checked(path, line)
-    raise InputError(f"{path}: expected a row with id {name!r}, found none in {count}; check --id")
-
-
-def describe_conversation(conversation: Conversation) -> str:
-    """Return a conversation as a person reads it."""
-    about = [f"{key}: {value}" for key, value in to_row(conversation).items() if key != "messages"]
-    turns = [
-        f"{message.role:<11}" + "".join(map(_describe_part, message.content)).replace("\n", _INDENT)
-        for message in conversation.messages
-    ]
-    return "\n".join([", ".join(about), *turns])
-
-
-_INDENT = "\n" + " " * 11
-
-
-def _describe_part(part: TextPart | AudioPart) -> str:
-    if isinstance(part, TextPart):
-        both = part.teacher is None
-        return part.text if both else f"<student: {part.text!r}, teacher: {part.teacher!r}>"
-    return f"<audio {part.audio}, {part.duration:.2f} s: {part.transcript}>"
-
-
-def describe_views(conversation: Conversation, path: Path, llm: Path) -> str:
-    """Return the student and the teacher view as text, trained tokens between brackets."""
-    tokenizer = _load_tokenizer(llm)
-    meta = read_meta(path)
-    # Any id that no text can give: the real placeholder is chosen when a model is composed.
-    renderer = Renderer(
-        tokenizer, meta.template_variables if meta else None, audio_token_id=len(tokenizer)
-    )
-    views: tuple[View, View] = ("student", "teacher")
-    blocks = [
-        _describe_view(view, renderer.render(conversation, view=view), tokenizer) for view in views
-    ]
-    if meta and meta.template and meta.template != renderer.template_fingerprint():
-        blocks.append(f"written with another template or model: {meta.llm}")
-    return "\n\n".join(blocks)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected the folder of a language model, found none; check it")
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder}: expected a tokenizer, found this: {' '.join(str(error).split())[:200]}; "
-            "name the folder that holds tokenizer.json"
-        ) from error
-
-
-def _describe_view(view: View, rendered: Rendered, tokenizer: Any) -> str:
-    trained = sum(label != IGNORED for label in rendered.labels)
-    heard = ", each recording counted as one" if rendered.audio else ""
-    head = f"{view}: {len(rendered.ids)} tokens{heard}; {trained} trained, in {OPEN} {CLOSE}"
-    recordings = [
-        (slot, slot + 1, f"<audio {part.audio}, {part.duration:.2f} s>")
-        for slot, part in rendered.audio
-    ]
-    return f"{head}\n{mark_trained(rendered.ids, rendered.labels, tokenizer, recordings)}"

@@ -7,7 +7,7 @@ answers, and what produced it all. Nothing is loaded from anywhere; every text i
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import mean
@@ -16,6 +16,7 @@ from typing import Any
 from blsp.charts import Bar, Curve, draw_bars, draw_curves, draw_map, series_of
 from blsp.errors import InputError
 from blsp.files import atomic_path
+from blsp.page import build_card, build_page, build_table, build_tile
 from blsp.prediction_log import PredictionLog
 from blsp.results import (
     CASCADE,
@@ -41,48 +42,6 @@ WORST = 8
 MAIN = (SPEECH, TEXT_BOUND, CASCADE)
 SANITY = (RANDOM, EMPTY, SHUFFLED_TEXT, SHUFFLED_AUDIO)
 
-_STYLE = """
-:root{--fg:#1b1f24;--bg:#fff;--soft:#f3f5f8;--line:#d4dae2;--dim:#5a6572;--speech:#c2410c;
---bound:#1d4ed8;--cascade:#0f766e;--sanity:#8a94a3;--bad:#b91c1c;--good:#15803d}
-@media (prefers-color-scheme:dark){:root{--fg:#e7ebf0;--bg:#14171c;--soft:#1e232b;--line:#38414d;
---dim:#a3afbd;--speech:#fb923c;--bound:#7aa2ff;--cascade:#4fd1c0;--sanity:#8a94a3;--bad:#f87171;
---good:#4ade80}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:1180px;padding:24px 16px 64px;color:var(--fg);background:var(--bg);
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-h1{font-size:1.6em;margin:0 0 4px}h2{font-size:1.2em;margin:36px 0 8px}
-h3{font-size:1em;margin:0 0 6px}p{margin:6px 0;max-width:75ch}.dim{color:var(--dim)}
-.tiles{display:flex;flex-wrap:wrap;gap:12px;margin:16px 0}
-.tile{background:var(--soft);border-radius:8px;padding:10px 16px;min-width:150px;flex:1}
-.tile b{display:block;font-size:1.5em}
-.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:6px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child,td:first-child{text-align:left}thead th{background:var(--soft)}
-tr:last-child td{border-bottom:0}
-@media (max-width:600px){td:first-child{white-space:normal;min-width:8em}}
-td small{color:var(--dim)}
-.tag{font-size:.75em;border:1px solid var(--dim);border-radius:4px;padding:0 5px;color:var(--dim)}
-.bad{color:var(--bad);font-weight:600}.good{color:var(--good)}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(290px,1fr));gap:16px}
-.card{border:1px solid var(--line);border-radius:8px;padding:12px;min-width:0}
-svg{width:100%;height:auto;display:block}svg text{font-size:11px;fill:var(--fg)}
-.s-speech{fill:var(--speech);stroke:var(--speech)}.s-bound{fill:var(--bound);stroke:var(--bound)}
-.s-cascade{fill:var(--cascade);stroke:var(--cascade)}
-.s-sanity{fill:var(--sanity);stroke:var(--sanity)}
-rect[class^=s-]{stroke:none}svg text.legend{stroke:none}svg text.legend.s-speech{fill:var(--speech)}
-svg text.legend.s-bound{fill:var(--bound)}svg text.legend.s-cascade{fill:var(--cascade)}
-svg text.legend.s-sanity{fill:var(--dim)}
-.whisker,.axis{fill:none;stroke:var(--fg)}.axis{stroke:var(--dim)}
-.curve{fill:none;stroke-width:1.8}.cell{fill:var(--speech)}
-details{border:1px solid var(--line);border-radius:8px;padding:8px 12px;margin:8px 0}
-summary{cursor:pointer;font-weight:600}
-dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:2px 12px;margin:10px 0;
-padding-top:8px;border-top:1px solid var(--line)}
-dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
-pre{background:var(--soft);padding:10px;border-radius:8px;overflow-x:auto;white-space:pre-wrap;
-overflow-wrap:anywhere;font-size:.9em}
-"""
 _STYLES = {SPEECH: "s-speech", TEXT_BOUND: "s-bound", CASCADE: "s-cascade", WHISPER: "s-cascade"}
 
 Row = Mapping[str, Any]
@@ -117,13 +76,7 @@ def build_report(folder: Path, training: Path) -> str:
         _worst(results, folder),
         _origin(results),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>blsp report</title><style>{_STYLE}</style></head><body>\n"
-        + "\n".join(filter(None, sections))
-        + "\n</body></html>\n"
-    )
+    return build_page("blsp report", sections)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -184,7 +137,7 @@ def _headline(results: Row) -> str:
     }
     tiles = [_ratio_tile(name, found) for name, found in kinds.items() if found]
     tiles += [
-        _tile(
+        build_tile(
             escape(f"speech WER, {row['condition']}"), f"{_percent(row['value'])} %", _interval(row)
         )
         for row in results["rows"]
@@ -195,7 +148,7 @@ def _headline(results: Row) -> str:
         mark = "bad" if failed else "good"
         total = len(results["checks"])
         text = f'<span class="{mark}">{total - failed} of {total}</span>'
-        tiles.append(_tile("sanity checks passed", text, "shuffled audio beats nothing"))
+        tiles.append(build_tile("sanity checks passed", text, "shuffled audio beats nothing"))
     unfinished = "" if results.get("finished", True) else '<p class="bad">Unfinished run.</p>'
     return (
         "<h1>Speech beside text</h1>"
@@ -209,11 +162,7 @@ def _ratio_tile(name: str, found: Sequence[Row]) -> str:
     worst = min(found, key=lambda one: one["ratio"])
     note = f"lowest: {worst['task']}, {worst['condition']}, {_percent(worst['ratio'])}"
     share = f"{_percent(mean(one['ratio'] for one in found))} %"
-    return _tile(f"of the cascade, {name}", share, escape(note))
-
-
-def _tile(name: str, value: str, note: str) -> str:
-    return f'<div class="tile">{escape(name)}<b>{value}</b><small class="dim">{note}</small></div>'
+    return build_tile(f"of the cascade, {name}", share, escape(note))
 
 
 def _scores(results: Row) -> str:
@@ -231,7 +180,9 @@ def _scores(results: Row) -> str:
         rows.append([_name(key, held_out=some["held_out"]), *cells, *gaps, str(some["n"])])
     head = ["task, metric", *MAIN, "speech - text bound", "speech - cascade", "n"]
     return (
-        "<h2>Scores</h2>" + _table(head, rows) + '<p class="dim">In percent, with 95 % intervals; '
+        "<h2>Scores</h2>"
+        + build_table(head, rows)
+        + '<p class="dim">In percent, with 95 % intervals; '
         "differences in points, paired on the same utterances, with p. Lower is better for wer, "
         "cer and invalid_rate. The row <i>transcript</i> is what Whisper itself hears.</p>"
     )
@@ -255,7 +206,9 @@ def _sanity(results: Row) -> str:
         return ""
     head = ["task, metric", *SANITY, "shuffled audio is"]
     return (
-        "<h2>Sanity</h2>" + _table(head, rows) + '<p class="dim">Shuffled audio is the recording '
+        "<h2>Sanity</h2>"
+        + build_table(head, rows)
+        + '<p class="dim">Shuffled audio is the recording '
         "of another utterance and must score inside the interval of that utterance's transcript "
         "(shuffled_text). <i>better</i> means that answers come from elsewhere than the sound; "
         "<i>worse</i>, that less is heard than is written.</p>" + _counts(results)
@@ -273,7 +226,7 @@ def _counts(results: Row) -> str:
     ]
     if not rows:
         return ""
-    table = _table(["system, task, condition", "n", *names], rows)
+    table = build_table(["system, task, condition", "n", *names], rows)
     return f"<details><summary>Answers cut, empty or invalid</summary>{table}</details>"
 
 
@@ -303,14 +256,6 @@ def _interval(row: Row) -> str:
     return f"{_percent(row['ci_low'])} to {_percent(row['ci_high'])}"
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of cells that are HTML already, under plain headings."""
-    top = "".join(f"<th>{escape(text)}</th>" for text in head)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
-
-
 # --- pictures -------------------------------------------------------------------------------------
 
 
@@ -330,12 +275,8 @@ def _bars(results: Row) -> str:
             for name, row in systems.items()
         ]
         title = f"{task}, {metric}, {condition}"
-        cards.append(_card(title, draw_bars(bars, title=title)))
+        cards.append(build_card(title, draw_bars(bars, title=title)))
     return f'<h2>Systems side by side</h2><div class="grid">{"".join(cards)}</div>'
-
-
-def _card(title: str, picture: str) -> str:
-    return f'<div class="card"><h3>{escape(title)}</h3>{picture}</div>' if picture else ""
 
 
 def _training(log: Sequence[Mapping[str, Any]]) -> str:
@@ -351,7 +292,7 @@ def _training(log: Sequence[Mapping[str, Any]]) -> str:
             (f"{meter}_floor", "floor: another recording", "s-sanity"),
             (f"{meter}_ceiling", "ceiling: the transcript", "s-bound"),
         ]
-    cards = [_card(title, _curves(lines, wanted, title)) for title, wanted in names.items()]
+    cards = [build_card(title, _curves(lines, wanted, title)) for title, wanted in names.items()]
     if not any(cards):
         return ""
     return f'<h2>Training</h2><div class="grid">{"".join(cards)}</div>'

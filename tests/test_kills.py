@@ -31,6 +31,7 @@ sys.exit(main(sys.argv[1:]))
 """
 ANSWERS = SLOW.format(module="authors", name="answer_texts", seconds=0.1)
 HEADERS = SLOW.format(module="preparation", name="read_audio_info", seconds=0.02)
+OPENINGS = SLOW.format(module="shards", name="open_source", seconds=0.02)
 PLAIN = "import sys; from blsp.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -137,20 +138,39 @@ def check_manifest(folder: Path, llm: Path, kills: int) -> None:
     assert len(lines) == 60 and (folder / "m" / "calls.meta.json").exists()
 
 
+def check_shards(folder: Path, llm: Path, kills: int) -> None:
+    """Every file is in one shard, and the bytes are those of a run that nobody killed."""
+    del llm
+    for at in range(40):
+        (folder / f"{at}.wav").write_bytes(bytes([at]) * 1000)
+    write_transcripts(folder, 40)
+    for out in ("packed", "whole"):
+        argv = ["data", "shard", str(folder / "m.jsonl"), "--out", str(folder / out)]
+        argv += ["--size", "3KB"]
+        if out == "whole":
+            assert run_blsp(argv) == 0
+            break
+        ready = folder / out / ".m-*.tmp"
+        assert run_killed(OPENINGS, argv, kills=kills, seconds=0.2, ready=ready)
+    assert [*contents(folder / "packed")][:-1] == [*contents(folder / "whole")][:-1]
+    assert len([*(folder / "packed").iterdir()]) == 16  # 14 shards, the rows and their side file
+
+
 Check = Callable[[Path, Path, int], None]
 
 
-@pytest.mark.parametrize("check", [check_continuations, check_server, check_manifest])
+@pytest.mark.parametrize("check", [check_continuations, check_server, check_manifest, check_shards])
 def test_a_run_that_is_killed_loses_nothing(check: Check, llm: Path, tmp_path: Path) -> None:
     check(tmp_path, llm, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("check", "kills"), [(check_continuations, 5), (check_server, 6), (check_manifest, 4)]
+    ("check", "kills"),
+    [(check_continuations, 5), (check_server, 6), (check_manifest, 4), (check_shards, 5)],
 )
 def test_a_run_that_is_killed_many_times_loses_nothing(
     check: Check, kills: int, llm: Path, tmp_path: Path
 ) -> None:
-    """Twenty kills in all, as continuations are written twice."""
+    """Twenty-five kills in all, as continuations are written twice."""
     check(tmp_path, llm, kills)
