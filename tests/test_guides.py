@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 from accelerate.commands.launch import launch_command_parser
 from test_train import RECIPE
 from training import save_models, write_conversations
@@ -23,6 +24,9 @@ from blsp.model import compose, save_checkpoint
 from blsp.model.configuration import AdapterConfig
 from blsp.shipped import Folder, list_programs
 from blsp.tiny.build import WEIGHTS
+from blsp.tiny.speech import say
+from blsp.tiny.voices import voices_of
+from blsp.tiny.world import sample_sentences
 from tests.data_prep.conftest import build_librispeech, write_audio
 from tests.model.conftest import save_ultravox
 
@@ -170,6 +174,31 @@ def check_init_from(folder: Path) -> None:
     adapter = f"model.adapter={json.dumps(config['adapter_config'])}"
     assert main(["train", *start]) == 2
     assert main(["train", *start, adapter]) == 0
+
+
+def test_every_command_from_recordings_to_training_works(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the recordings have no transcript; the tiny Whisper knows eSpeak's voices."""
+    (folder / "recordings").mkdir()
+    # By the hash of their names four of these are for development.
+    numbers = (*range(10), 16, 50, 58)
+    for at, sentence in zip(numbers, sample_sentences(7, "test", len(numbers)), strict=True):
+        audio = say(sentence.text, voice=voices_of("test")[0])
+        soundfile.write(folder / "recordings" / f"{at}.wav", audio, 16_000)
+        if at % 2:
+            (folder / "recordings" / f"{at}.txt").write_text(sentence.text)
+    guide = FOLDER / "your-own-data.md"
+    five = re.findall(r"^```sh\n(.*?)^```$", guide.read_text(), re.M | re.S)[0].splitlines()
+    assert len(five) == 5
+    run(commands(guide))
+    told = capsys.readouterr().out
+    assert "recordings.jsonl: 13 utterances" in told
+    assert "\ncheckpoint: runs/calls/checkpoint\n" in told
+    by_whisper = [row for row in read_manifest("data/manifests/transcribed.jsonl") if row.extra]
+    assert len(by_whisper) >= 6 and {"transcribed_by"} <= set(by_whisper[0].extra)
+    card = (folder / "runs" / "calls" / "checkpoint" / "README.md").read_text()
+    assert "| calls | own |" in card
 
 
 def test_every_command_of_the_checks_works(folder: Path) -> None:
