@@ -162,8 +162,9 @@ class ConversationDataset(Dataset[Example]):
             if not config.foreign:
                 _check_origin(path, renderer, llm)
             self._scan(path, offsets, durations, tokens)
-            for column in (offsets, durations, tokens):
-                column[self._firsts[-1] :] = _weigh(column[self._firsts[-1] :], weight)
+            first = self._firsts[-1]
+            for column in (offsets, durations, tokens) if weight != 1 else ():
+                column[first:] = _weigh(column[first:], weight)
             self._firsts.append(len(offsets))
         self._offsets = np.frombuffer(offsets, dtype=np.int64)
         self.durations = np.frombuffer(durations, dtype=np.float32)
@@ -297,8 +298,9 @@ def _weigh(column: array, weight: float) -> array:
     count = len(column)
     often, rest = divmod(weight, 1.0)
     drawn = np.random.default_rng(count).permutation(count)[: round(rest * count)]
-    extra = [column[index] for index in np.sort(drawn)]
-    return array(column.typecode, [*column.tolist() * int(often), *extra])
+    some = array(column.typecode)
+    some.frombytes(np.asarray(column)[np.sort(drawn)].tobytes())
+    return column * int(often) + some
 
 
 def expand_placeholders(student: Rendered, counts: Sequence[int]) -> tuple[list[int], list[int]]:
