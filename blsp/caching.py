@@ -6,7 +6,7 @@ that nobody has to pass names around and long recordings are kept window by wind
 run's recordings find room they are encoded before it, in batches of equal length; others are
 encoded alone. Either way what is kept never depends on the batch it was first met in, and a resumed
 run sees the same numbers. A process that trains many models over one frozen encoder may let them
-share it. Recordings enter as they would enter extractor and encoder; what these say leaves.
+share both. Recordings enter as they would enter extractor and encoder; what these say leaves.
 """
 
 import hashlib
@@ -34,6 +34,8 @@ class _Store:
 
     def __init__(self, gigabytes: float) -> None:
         self.tensors: dict[Any, Tensor] = {}
+        self.frames: dict[Any, int] = {}
+        """Of features: how many frames are true."""
         self.room = gigabytes * 1e9
 
     def keep(self, key: Any, tensor: Tensor) -> bool:
@@ -120,7 +122,13 @@ class _SharedStores:
 
     def __init__(self) -> None:
         self.gigabytes: float | None = None
-        self.stores: dict[tuple[Any, ...], _Store] = {}
+        self.stores: dict[Any, _Store] = {}
+
+    def find_features(self, source: str, gigabytes: float) -> _Store:
+        """The store of an extractor: the shared one of its settings, or else a new one."""
+        if self.gigabytes is None:
+            return _Store(gigabytes)
+        return self.stores.setdefault(source, _Store(self.gigabytes))
 
     def find(self, model: BlspForConditionalGeneration, gigabytes: float) -> _Store:
         """The store of a model: the shared one of its encoder, or else a new one of its own."""
@@ -137,9 +145,10 @@ _shared = _SharedStores()
 
 @contextmanager
 def share_caches(gigabytes: float) -> Iterator[None]:
-    """Within the block models of one frozen encoder keep its output together, up to so much.
+    """Within the block models of one frozen encoder keep its output together, and data sets with
+    equal extractors their features, up to so much of each.
 
-    `install_cache` is then about the room here, whatever it is told.
+    `install_cache` and `FeatureCache` then take the room here, whatever they are told.
     """
     _shared.gigabytes = gigabytes
     try:
@@ -205,11 +214,12 @@ class FeatureCache:
     Args:
         load_features: a recording and its root -> (F, M).
         gigabytes: what may be kept; later recordings are read anew each time.
+        source: names what `load_features` does, for `share_caches`.
     """
 
-    def __init__(self, load_features: LoadFeatures, gigabytes: float) -> None:
-        self.load_features, self.store = load_features, _Store(gigabytes)
-        self.frames: dict[Any, int] = {}
+    def __init__(self, load_features: LoadFeatures, gigabytes: float, *, source: str = "") -> None:
+        self.load_features = load_features
+        self.store = _shared.find_features(source, gigabytes)
 
     def __call__(self, part: AudioPart, root: Path) -> Features:
         """See `LoadFeatures`."""
@@ -218,5 +228,5 @@ class FeatureCache:
             log_mel, frames = self.load_features(part, root)
             if not self.store.keep(key, log_mel):
                 return log_mel, frames
-            self.frames[key] = frames
-        return self.store.tensors[key], self.frames[key]
+            self.store.frames[key] = frames
+        return self.store.tensors[key], self.store.frames[key]

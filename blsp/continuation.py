@@ -9,7 +9,6 @@ conversations and their side file leave.
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +16,6 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
-
-import numpy as np
-from tqdm import tqdm
 
 from blsp.arguments import (
     add_generation_options,
@@ -33,17 +29,14 @@ from blsp.contexts import Context, draw_context, load_contexts
 from blsp.errors import InputError
 from blsp.filters import Cut, describe_filters, find_fault
 from blsp.generation import GenerationConfig
-from blsp.hardware import find_ranks
-from blsp.journal import Journal, Plan, digest, find_finished, find_journals, run_batches
-from blsp.locking import hold
+from blsp.journal import Plan, Work, digest, finish_output
 from blsp.manifest import (
     Conversation,
     Message,
     Meta,
     TextPart,
-    find_root,
     read_manifest,
-    read_meta,
+    relative_root,
     to_row,
     write_rows,
 )
@@ -111,7 +104,7 @@ def continue_manifest(
             made otherwise.
     """
     utterances = list(read_manifest(manifest))
-    spoken = [utterance for utterance in utterances if (utterance.text or "").strip()]
+    spoken = [utterance for utterance in utterances if utterance.is_transcribed]
     if not spoken:
         raise InputError(
             f"{manifest}: expected utterances with a text, found none among {len(utterances)}; "
@@ -134,7 +127,7 @@ def continue_manifest(
     ]
     meta = Meta(
         command=command,
-        root=Path(os.path.relpath(find_root(manifest), out.parent)).as_posix(),
+        root=relative_root(manifest, out),
         llm=author.base.fingerprint or None,
         models={
             "llm": "@".join(filter(None, (author.base.source, author.base.revision))),
@@ -180,82 +173,34 @@ def write_continuations(
             configuration or filters.
     """
     prompts = [_render(author.renderer, request) for request in requests]
-    plan = _describe_plan(author, requests, prompts, config)
-    finished = find_finished(out, plan)
-    if finished is not None:
-        return Counter(dict(finished.counts))
     batches = plan_batches(
         [len(ids) for ids in prompts],
         [request.kind for request in requests],
         config.generation.batch_size if author.host is None else 1,
     )
+    plan = _describe_plan(author, requests, prompts, config)
 
-    def answer(number: int, batch: list[int]) -> list[dict[str, Any]]:
+    def answer(batch: Sequence[int]) -> list[dict[str, str]]:
         names = [requests[index].id for index in batch]
         answers = author.write([prompts[index] for index in batch], names, config.generation)
-        return [
-            {"id": name, "text": one.text, "finish_reason": one.finish_reason}
-            for name, one in zip(names, answers, strict=True)
-        ]
+        return [{"text": one.text, "finish_reason": one.finish_reason} for one in answers]
 
-    ranks = find_ranks()
-    with Journal(out, plan, writer=ranks.rank) as journal:
-        done = sum(len(batches[number]) for number in journal.done)
-        _announce(author, len(requests) - done)
-        quiet = True if ranks.rank else None  # None: only on a terminal
-        total = len(requests)
-        with tqdm(initial=done, total=total, unit=" answers", disable=quiet) as progress:
-            whole = run_batches(
-                journal,
-                batches,
-                answer,
-                progress.update,
-                ranks=(ranks.rank, ranks.count),
-                workers=author.at_once,
-            )
-        if not whole:
-            return None
-        meta = replace(meta, plan=digest([plan]))
-        return _join(journal, batches, requests, out, meta=meta, cut=config.cut)
-
-
-def _announce(author: Author, count: int) -> None:
-    """Nothing is sent to anybody without saying so."""
-    if author.host and count:
-        print(f"sending {count:,} texts to {author.host}", file=sys.stderr, flush=True)
-
-
-def _join(
-    journal: Journal,
-    batches: Sequence[list[int]],
-    requests: Sequence[Request],
-    out: Path,
-    *,
-    meta: Meta,
-    cut: Cut,
-) -> Counter[str]:
-    """Write the conversations from the answers of all processes; the last one to end does it."""
-    with hold(out):
-        if not find_journals(out):  # another process was as late, and has just done it
-            return Counter(dict((read_meta(out) or meta).counts))
+    def write(answers: Iterator[dict[str, str]]) -> None:
         counts = {"written": 0}
-        answers = _read_answers(journal, batches, len(requests))
         # The counts are known when the rows are written, and the side file is written after them.
-        conversations = _build_conversations(requests, answers, counts, cut)
-        write_rows(out, conversations, replace(meta, counts=counts))
-        journal.remove()
-    return Counter(counts)
+        conversations = _build_conversations(requests, answers, counts, config.cut)
+        write_rows(out, conversations, replace(meta, plan=digest([plan]), counts=counts))
 
+    def announce(count: int) -> None:
+        """Nothing is sent to anybody without saying so."""
+        if author.host and count:
+            print(f"sending {count:,} texts to {author.host}", file=sys.stderr, flush=True)
 
-def _read_answers(
-    journal: Journal, batches: Sequence[list[int]], count: int
-) -> Iterator[dict[str, Any]]:
-    """Yield the answers in the order of requests; of many millions only their places are held."""
-    place = np.empty((count, 2), dtype=np.int64)
-    for number, some in enumerate(batches):
-        place[some] = [(number, at) for at in range(len(some))]
-    for number, at in place.tolist():
-        yield journal.read(number)[at]
+    work = Work(
+        plan=plan, sifting=["filters"], batches=batches, at_once=author.at_once, unit="answers"
+    )
+    written = finish_output(out, work, answer, write, announce=announce)
+    return Counter(dict(written.counts)) if written else None
 
 
 def _describe_plan(

@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from blsp.corpora import Dropped, read_lines, read_table, relative_audio
-from blsp.derivation import Row, check_free, format_row, read_rows, write_derived
+from blsp.derivation import Row, format_row, read_rows, write_derived
 from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.locking import hold
-from blsp.manifest import Meta, find_kind, find_root
+from blsp.manifest import Meta, find_kind, find_written, relative_folder, relative_root
 from blsp.rows import check_utterance, parse_line
 
 Form = Literal["blsp", "nemo", "csv", "tsv"]
@@ -79,7 +79,7 @@ def convert(path: Path, out: Path, *, form: Form, root: Path | None, command: st
         )
     with hold(out):
         if form == "blsp":
-            check_free(out, command)
+            find_written(out, command)
             return _write_ours(path, out, found, root or path.parent, command)
         return _write_theirs(path, out, form)
 
@@ -88,9 +88,8 @@ def convert(path: Path, out: Path, *, form: Form, root: Path | None, command: st
 
 
 def _write_ours(path: Path, out: Path, form: Form, root: Path, command: str) -> int:
-    relative = os.path.relpath(root.resolve(), out.parent.resolve())
     rows = _read_nemo(path) if form == "nemo" else _read_cells(path, _DELIMITERS[form])
-    meta = Meta(command=command, root=Path(relative).as_posix())
+    meta = Meta(command=command, root=relative_folder(root, out))
     return write_derived(out, _check_rows(rows, path, root), meta)
 
 
@@ -185,7 +184,7 @@ def _write_theirs(path: Path, out: Path, form: Form) -> int:
 
 def _read_theirs(path: Path, out: Path) -> Iterator[Row]:
     """Yield our rows with `audio` relative to the folder of the new file."""
-    above = os.path.relpath(find_root(path).resolve(), out.parent.resolve())
+    above = relative_root(path, out)
     for _, row in read_rows(path):
         audio = os.path.normpath(f"{above}/{row['audio']}").replace(os.sep, "/")
         yield {**row, "audio": audio}

@@ -6,7 +6,6 @@ root as seen from the new folder. Rows and the path of their first file enter, a
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,12 @@ from blsp.manifest import (
     Meta,
     checked,
     find_kind,
-    find_root,
     read_meta,
+    relative_root,
     scan_rows,
     write_meta,
 )
+from blsp.rows import recordings_of
 
 Row = dict[str, Any]
 
@@ -39,20 +39,6 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         yield number, checked(path, line)
     if not number:
         raise InputError(f"{path}: expected at least one line, found none; write some")
-
-
-def recordings_of(row: Row) -> list[Row]:
-    """Return what is heard in a row: the row itself in a manifest, the audio parts of a chat."""
-    if "messages" not in row:
-        return [row]
-    contents = [message["content"] for message in row["messages"]]
-    parts = [part for content in contents if type(content) is list for part in content]
-    return [part for part in parts if part["type"] == "audio"]
-
-
-def words_of(recording: Row) -> str | None:
-    """Return the transcript of a recording, as a manifest or as a conversation calls it."""
-    return recording.get("transcript", recording.get("text"))
 
 
 def find_value(row: Row, key: str) -> Any:
@@ -82,12 +68,6 @@ def name_value(value: Any) -> str:
     return value if type(value) is str else json.dumps(value, ensure_ascii=False)
 
 
-def relative_root(source: Path, out: Path) -> str:
-    """Return the folder that the audio of `source` is relative to, as seen from that of `out`."""
-    found = os.path.relpath(find_root(source).resolve(), out.parent.resolve())
-    return Path(found).as_posix()
-
-
 def derive_meta(source: Path, out: Path, *, command: str, counts: Mapping[str, int]) -> Meta:
     """Return the side file of a file made of `source`; models and templates stay those of it."""
     changed = Meta(command=command, root=relative_root(source, out), counts=counts)
@@ -102,21 +82,6 @@ def derive_meta(source: Path, out: Path, *, command: str, counts: Mapping[str, i
         plan=None,
         versions=changed.versions,
     )
-
-
-def check_free(out: Path, command: str) -> None:
-    """Refuse a file that another command wrote; its own is done again, since inputs may change.
-
-    Raises:
-        InputError: there is such a file, or a side file that is to be that of another.
-    """
-    meta = read_meta(out)
-    if (out.exists() or meta) and (meta is None or meta.command != command):
-        found = f"that of `{meta.command}`" if meta else "one that does not say what made it"
-        raise InputError(
-            f"{out}: expected no file yet, or that of the same command, found {found}; delete it "
-            "or choose another --out"
-        )
 
 
 def format_row(row: Row) -> bytes:

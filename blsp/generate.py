@@ -8,12 +8,10 @@ broken file does not cost a night. Interrupted, the same command goes on.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from blsp.arguments import (
     add_checkpoint_options,
@@ -35,7 +33,7 @@ from blsp.generation import (
     place_audio,
     read_prompt,
 )
-from blsp.journal import Journal, Plan, digest, find_finished, run_batches
+from blsp.journal import Plan, Work, digest, finish_output
 from blsp.manifest import AudioPart, Meta, find_kind, find_root, read_manifest, write_meta
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.rendering import Renderer
@@ -146,9 +144,10 @@ def _read_recordings(manifest: Path) -> list[Recording]:
     ]
 
 
-def plan_batches(recordings: Sequence[Recording], batch_size: int) -> list[list[Recording]]:
-    """Batches of similar duration, the longest first."""
-    ordered = sorted(recordings, key=_seconds, reverse=True)
+def plan_batches(recordings: Sequence[Recording], batch_size: int) -> list[list[int]]:
+    """Indices of each batch: of similar duration, the longest first."""
+    seconds = [_seconds(one) for one in recordings]
+    ordered = sorted(range(len(recordings)), key=lambda index: -seconds[index])
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
 
@@ -165,22 +164,19 @@ def write_predictions(
     listener: Listener, recordings: Sequence[Recording], out: Path, *, plan: Plan, command: str
 ) -> list[dict[str, Any]]:
     """Answer all recordings and write them in their order; goes on where a call was stopped."""
-    if find_finished(out, plan) is not None:
-        return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    meta = _describe(listener, plan, command)
+
+    def answer(batch: Sequence[int]) -> list[dict[str, Any]]:
+        return listener.answer([recordings[index] for index in batch])
+
+    def write(rows: Iterator[dict[str, Any]]) -> None:
+        with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_meta(out, meta)
+
     batches = plan_batches(recordings, listener.config.batch_size)
-    with Journal(out, plan) as journal:
-        done = sum(len(batches[number]) for number in journal.done)
-        total = len(recordings)
-        with tqdm(initial=done, total=total, unit=" recordings", disable=None) as progress:
-            run_batches(journal, batches, lambda _, batch: listener.answer(batch), progress.update)
-        by_id = {row["id"]: row for number in range(len(batches)) for row in journal.read(number)}
-        ordered = [by_id[recording.id] for recording in recordings]
-        with atomic_path(out) as temporary:
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in ordered)
-            temporary.write_text("".join(lines), encoding="utf-8")
-        write_meta(out, _describe(listener, plan, command))
-        journal.remove()
-    return ordered
+    finish_output(out, Work(plan=plan, batches=batches, unit="recordings"), answer, write)
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
 def _describe(listener: Listener, plan: Plan, command: str) -> Meta:

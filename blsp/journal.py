@@ -5,21 +5,27 @@ decides the rows, by name. Every further line is one finished batch; a line cut 
 dropped, and its batch is done again. A run with another plan is refused, because its rows would not
 belong together, and so is a second run on the same output. Processes that share the work have a
 journal each (`OUT.journal.1`, ...) and read those of all, so that a run may go on with more of them
-or fewer. Batches enter, the rows of all of them leave; meanwhile only their places are in memory.
+or fewer; the last one to end writes the output. Batches enter, the rows of all of them leave;
+meanwhile only their places are in memory.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import dataclass
 from glob import escape
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from tqdm import tqdm
+
 from blsp.errors import InputError
+from blsp.hardware import find_ranks
 from blsp.locking import hold
 from blsp.manifest import Meta, read_meta
 
@@ -175,48 +181,98 @@ def _check_plan(path: Path, found: Any, wanted: Plan) -> None:
             )
 
 
-def run_batches(
-    journal: Journal,
-    batches: Sequence[Any],
-    work: Callable[[int, Any], list[Any]],
-    on_batch: Callable[[int], object],
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be done, all of it planned before the first answer."""
+
+    plan: Plan
+    """All that decides the rows of the output."""
+    sifting: Collection[str] = ()
+    """What of the plan only decides which results are written: an interrupted run may go on with
+    something else there."""
+    batches: Sequence[Sequence[int]]
+    """The numbers of the items that are worked on together; each from 0 on in one of them."""
+    at_once: int = 1
+    """Batches, in threads."""
+    unit: str
+    """What an item is called."""
+
+
+def finish_output(
+    out: Path,
+    work: Work,
+    do: Callable[[Sequence[int]], list[Any]],
+    write: Callable[[Iterator[Any]], object],
     *,
-    ranks: tuple[int, int] = (0, 1),
-    workers: int = 1,
-) -> bool:
-    """Do the batches that are not done yet; false where other processes still work on theirs.
+    announce: Callable[[int], object] = lambda _: None,
+) -> Meta | None:
+    """Do what is not done yet of an output's items, and write it when all of them are.
+
+    Under `accelerate launch` each process does its part of the batches, and the last one to end
+    writes.
 
     Args:
-        journal: of the run, entered.
-        batches: all of them, as planned.
-        work: batch number and batch -> its rows.
-        on_batch: told the size of each batch done now.
-        ranks: which process this is, and how many share the batches.
-        workers: batches at once, in threads.
+        out: the output; one that is whole already is left as it is.
+        work: what is to be done.
+        do: a batch -> what becomes of each of its items, as JSON.
+        write: writes output and side file, given what became of all items in their order.
+        announce: told how many items are to be done, before the first.
+
+    Returns:
+        The side file of the output; None where other processes have items to come.
+
+    Raises:
+        InputError: another run is on `out`, or it (whole or interrupted) is of another plan.
     """
-    rank, count = ranks
-    todo = [each for each in range(rank, len(batches), count) if each not in journal.done]
+    finished = find_finished(out, work.plan)
+    if finished is not None:
+        return finished
+    ranks, batches = find_ranks(), work.batches
+    plan = {name: value for name, value in work.plan.items() if name not in work.sifting}
+    with Journal(out, plan, writer=ranks.rank) as journal:
+        total = sum(map(len, batches))
+        done = sum(len(batches[number]) for number in journal.done)
+        announce(total - done)
+        quiet = True if ranks.rank else None  # None: only on a terminal
+        with tqdm(initial=done, total=total, unit=f" {work.unit}", disable=quiet) as progress:
 
-    def finish(number: int, rows: list[Any]) -> None:
-        journal.add(number, rows)
-        on_batch(len(batches[number]))
+            def finish(number: int, rows: list[Any]) -> None:
+                journal.add(number, rows)
+                progress.update(len(rows))
 
-    if workers == 1:  # in this thread, whose settings a model's operations follow
-        for number in todo:
-            finish(number, work(number, batches[number]))
-    else:
-        _run_in_threads(todo, lambda number: work(number, batches[number]), finish, workers)
-    journal.refresh()
-    return len(journal.done) == len(batches)
+            mine = range(ranks.rank, len(batches), ranks.count)
+            todo = [number for number in mine if number not in journal.done]
+            _run(todo, lambda number: do(batches[number]), finish, work.at_once)
+        journal.refresh()
+        if len(journal.done) < len(batches):
+            return None
+        with hold(out):
+            if find_journals(out):  # else another process was as late, and has just written it
+                write(_read_in_order(journal, batches))
+                journal.remove()
+    return read_meta(out)
 
 
-def _run_in_threads(
+def _read_in_order(journal: Journal, batches: Sequence[Sequence[int]]) -> Iterator[Any]:
+    """Yield what became of each item; of many millions only their places are held."""
+    place = np.empty((sum(map(len, batches)), 2), dtype=np.int64)
+    for number, batch in enumerate(batches):
+        place[batch] = [(number, at) for at in range(len(batch))]
+    for number, at in place.tolist():
+        yield journal.read(number)[at]
+
+
+def _run(
     numbers: Sequence[int],
     work: Callable[[int], list[Any]],
     finish: Callable[[int, list[Any]], None],
     workers: int,
 ) -> None:
     """Do so many at once; where one fails, what the others under way come to is kept."""
+    if workers == 1:  # in this thread, whose settings a model's operations follow
+        for number in numbers:
+            finish(number, work(number))
+        return
     remaining, running = iter(numbers), dict[Future[list[Any]], int]()
     with ThreadPoolExecutor(workers) as threads:
         try:

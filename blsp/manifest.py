@@ -7,6 +7,7 @@ names it, because a row that is silently wrong costs a training run. `X.jsonl` h
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -62,6 +63,11 @@ class Utterance:
     """The corpus it comes from."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Every other key of the line (accent, noise, ...): what results can be sliced by."""
+
+    @property
+    def is_transcribed(self) -> bool:
+        """Whether somebody wrote down what is said."""
+        return bool(self.text and self.text.strip())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -376,7 +382,35 @@ def read_meta(path: str | Path) -> Meta | None:
         ) from error
 
 
+def find_written(out: Path, command: str) -> Meta | None:
+    """Return the side file of what this very command has written before; None where nothing is.
+
+    Raises:
+        InputError: another command wrote it, or nobody says which.
+    """
+    meta = read_meta(out)
+    if meta is None and not out.exists():
+        return None
+    if meta is None or meta.command != command:
+        found = f"that of `{meta.command}`" if meta else "one that does not say what made it"
+        raise InputError(
+            f"{out}: expected no file yet, or that of `{command}`, found {found}; delete it or "
+            "choose another --out"
+        )
+    return meta if out.exists() else None
+
+
 def find_root(path: str | Path) -> Path:
     """Return the folder that `audio` is relative to: that of the file unless its meta names one."""
     meta = read_meta(path)
     return Path(path).parent / (meta.root if meta else ".")
+
+
+def relative_root(source: Path, out: Path) -> str:
+    """Return the folder that the audio of `source` is relative to, as seen from that of `out`."""
+    return relative_folder(find_root(source), out)
+
+
+def relative_folder(folder: Path, out: Path) -> str:
+    """Return a folder as the side file of `out` names it."""
+    return Path(os.path.relpath(folder.resolve(), out.parent.resolve())).as_posix()

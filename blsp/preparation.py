@@ -7,7 +7,6 @@ split. A split that is finished is not done again. Of a corpus only the ids are 
 """
 
 import argparse
-import os
 import shlex
 import sys
 import time
@@ -21,7 +20,14 @@ from blsp.audio import TOLERANCE_SECONDS, read_audio_info
 from blsp.corpora import Candidate, Dropped, Item
 from blsp.errors import InputError, suggest
 from blsp.locking import hold
-from blsp.manifest import Meta, Utterance, build_utterance, read_meta, write_rows
+from blsp.manifest import (
+    Meta,
+    Utterance,
+    build_utterance,
+    find_written,
+    relative_folder,
+    write_rows,
+)
 from blsp.rows import check_utterance
 from blsp.validation import validate
 
@@ -111,7 +117,7 @@ def prepare_splits(
         command = shlex.join([*words, "--splits", name, *choices])
         with hold(path):
             tally = None
-            if not is_written(path, command):
+            if find_written(path, command) is None:
                 tally = write_manifest(path, splits[name](), root=root, command=command)
         print(describe_manifest(path, tally), flush=True)
     return 0
@@ -159,30 +165,12 @@ def write_manifest(path: Path, items: Iterable[Item], *, root: Path, command: st
         InputError: no recording is left, two have one id, or one has a label that a manifest would
             refuse.
     """
-    relative = Path(os.path.relpath(root.resolve(), path.parent.resolve())).as_posix()
     tally = Tally()
     utterances = _measure_all(path, items, root, tally)
     # The counts are known when the rows are written, and the side file is written after them.
-    write_rows(path, utterances, Meta(command=command, root=relative, counts=tally.counts))
+    meta = Meta(command=command, root=relative_folder(root, path), counts=tally.counts)
+    write_rows(path, utterances, meta)
     return tally
-
-
-def is_written(path: Path, command: str) -> bool:
-    """Tell whether this very command has written the manifest before.
-
-    Raises:
-        InputError: a manifest of that name is there, but another command wrote it.
-    """
-    if not path.exists():
-        return False
-    meta = read_meta(path)
-    if meta is None or meta.command != command:
-        found = f"`{meta.command}`" if meta else "one that does not say what made it"
-        raise InputError(
-            f"{path}: expected the manifest of `{command}`, found that of {found}; delete it or "
-            "choose another --out"
-        )
-    return True
 
 
 def _measure_all(

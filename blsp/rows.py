@@ -271,3 +271,20 @@ def _check_part(part: Any, role: Any, where: str) -> list[str]:
             "rename the key (chat templates may print a 'text' to the student)"
         ]
     return _check_closed(part, _AUDIO_PART, ("audio", "duration", "transcript"), where)
+
+
+# --- recordings -----------------------------------------------------------------------------------
+
+
+def recordings_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is heard in a row: the row itself in a manifest, the audio parts of a chat."""
+    if "messages" not in row:
+        return [row]
+    contents = [message["content"] for message in row["messages"]]
+    parts = [part for content in contents if type(content) is list for part in content]
+    return [part for part in parts if part["type"] == "audio"]
+
+
+def words_of(recording: dict[str, Any]) -> str | None:
+    """Return the transcript of a recording, as a manifest or as a conversation calls it."""
+    return recording.get("transcript", recording.get("text"))

@@ -15,20 +15,18 @@ from typing import NamedTuple
 
 from blsp.derivation import (
     Row,
-    check_free,
     derive_meta,
     find_value,
     format_row,
     name_value,
     read_rows,
-    recordings_of,
-    words_of,
     write_derived,
 )
 from blsp.errors import InputError, suggest
 from blsp.files import atomic_path
 from blsp.locking import hold
-from blsp.manifest import write_meta
+from blsp.manifest import find_written, write_meta
+from blsp.rows import recordings_of, words_of
 
 KEPT = "written"
 _FAR_OFF = 0.25  # of a share that was asked for
@@ -155,7 +153,7 @@ def write_filtered(
     """
     counts = {KEPT: 0}
     with hold(out):
-        check_free(out, command)
+        find_written(out, command)
         meta = derive_meta(path, out, command=command, counts=counts)
         write_derived(out, _sift(path, conditions, counts), meta)
     return counts
@@ -255,7 +253,7 @@ def write_parts(
     with ExitStack() as held:
         for part in parts.values():
             held.enter_context(hold(part.path))
-            check_free(part.path, command)
+            find_written(part.path, command)
         with ExitStack() as opened:
             temporary = {
                 name: opened.enter_context(atomic_path(part.path)) for name, part in parts.items()

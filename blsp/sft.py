@@ -8,7 +8,6 @@ conversations enter (recordings as their transcripts); an ordinary model folder 
 """
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from blsp.checkpoint import mark_complete
 from blsp.errors import InputError
 from blsp.files import explained_writes
 from blsp.generation import GenerationConfig, answer_texts
+from blsp.hardware import find_ranks
 from blsp.manifest import Conversation, TextPart, read_conversations
 from blsp.model import LlmOptions, LoraConfig
 from blsp.model.foundations import load_llm
@@ -142,7 +142,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     options = parser.parse_intermixed_args(argv)
     recipe, header = load_recipe(find_recipe(options.recipe), options.overrides, schema=TextRecipe)
-    first = os.environ.get("RANK", "0") == "0"
+    first = find_ranks().rank == 0
     train(recipe, header, resume=options.resume, report=print if first else lambda _: None)
     return 0
 

@@ -20,12 +20,13 @@ from typing import BinaryIO, Literal, NamedTuple, Protocol
 
 from blsp.archive import open_source
 from blsp.cells import find_suffix
-from blsp.derivation import Row, derive_meta, read_rows, recordings_of, write_derived
+from blsp.derivation import Row, derive_meta, read_rows, write_derived
 from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.journal import Journal, digest, find_finished
 from blsp.locking import hold
 from blsp.manifest import Meta, find_root
+from blsp.rows import recordings_of
 
 ShardKind = Literal["tar", "parquet"]
 

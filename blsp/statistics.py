@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blsp.derivation import Row, name_value, read_rows, recordings_of, words_of
+from blsp.derivation import Row, name_value, read_rows
 from blsp.manifest import Kind, find_kind
+from blsp.rows import recordings_of, words_of
 
 DURATION, WORD_RATE, CHARACTER_RATE = "seconds", "words per second", "characters per second"
 RESPONSE_WORDS = "words per response"

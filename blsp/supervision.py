@@ -6,7 +6,6 @@ asked with the very prompts that will be asked in use. A manifest, a field of it
 conversations leave, which `data.foreign: true` lets into training, since no model wrote them.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,8 +18,8 @@ from blsp.manifest import (
     Meta,
     TextPart,
     Utterance,
-    find_root,
     read_manifest,
+    relative_root,
     write_rows,
 )
 from blsp.tasks import Task, build_messages
@@ -59,7 +58,7 @@ def write_answers(
         )
     asked = tuple(prompt.replace(LABELS, ", ".join(labels)) for prompt in prompts)
     task = Task(name=answer, prompts=asked, reference=answer, metrics=("exact_match",))
-    root = Path(os.path.relpath(find_root(manifest), out.parent)).as_posix()
+    root = relative_root(manifest, out)
     written = write_rows(out, _build(utterances, task), Meta(command=command, root=root))
     return Counter({"written": written, "without an answer": len(utterances) - written})
 

@@ -5,7 +5,6 @@ nothing; `--overfit N` trains on N examples, which anything that can learn at al
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -83,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     recipe = resolve(recipe)
     # Overrides may have made something else of it than the header says.
     header = replace(header, serves_with=describe_serving(recipe.model))
-    report = print if os.environ.get("RANK", "0") == "0" else _say_nothing
+    report = print if find_ranks().rank == 0 else _say_nothing
     if options.dry_run:
         return dry_run(recipe, header, report)
     if options.replay:
@@ -229,7 +228,7 @@ def local_device() -> torch.device:
     """The one device of this process."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", find_ranks().local)
 
 
 def check_precision(model: BlspForConditionalGeneration, recipe: Recipe) -> None:
@@ -274,11 +273,11 @@ def build_dataset(
         )
         return processor.extract_features(samples)
 
-    gigabytes = recipe.training.encoder_cache_gb
+    gigabytes, extractor = recipe.training.encoder_cache_gb, repr(processor.feature_extractor)
     return ConversationDataset(
         recipe.data.config(paths),
         renderer,
-        FeatureCache(load_features, gigabytes) if gigabytes else load_features,
+        FeatureCache(load_features, gigabytes, source=extractor) if gigabytes else load_features,
         lambda frames: processor.num_speech_tokens(frames * hop),
         llm=model.config.bases["llm"]["fingerprint"],  # type: ignore[index]
         demands=Demands(

@@ -6,10 +6,7 @@ short or unsure is counted and left out, by the criteria of Whisper's authors. A
 is done. A manifest enters; a manifest and its side file leave.
 """
 
-import json
 import math
-import os
-import re
 import sys
 import zlib
 from collections import Counter
@@ -34,15 +31,25 @@ from blsp.generation import (
     load_whisper,
     transcribe_windows,
 )
-from blsp.hardware import find_ranks
-from blsp.journal import Journal, Plan, digest, find_finished, find_journals, run_batches
-from blsp.locking import hold
-from blsp.manifest import Meta, Utterance, find_root, read_manifest, read_meta, to_row, write_rows
+from blsp.journal import Plan, Work, digest, finish_output
+from blsp.languages import base_language
+from blsp.manifest import (
+    Meta,
+    Utterance,
+    find_root,
+    read_manifest,
+    relative_root,
+    to_row,
+    write_rows,
+)
 from blsp.model.foundations import read_whisper_config, resolve_folder
 from blsp.pauses import find_cut, find_edges
 
 STRETCH_SECONDS = 600.0
 """Of a long recording, what is one piece of work: all that a kill can cost, whatever its length."""
+
+MAX_NEW_TOKENS = 224
+"""Of a piece: half of the decoder's positions, as in Whisper's own program."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +65,9 @@ class TranscriptionConfig:
     (Radford et al. 2022, section 4.5)."""
     min_log_probability: float = -1.0
     """Mean of a token, natural logarithm; below it Whisper did not understand (same source)."""
-    max_new_tokens: int = 224
-    """Half of the decoder's positions, as in Whisper's own program."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_new_tokens", "max_compression_ratio"):
+        for name in ("batch_size", "max_compression_ratio"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: expected a number above 0, found {getattr(self, name)}")
 
@@ -90,9 +95,7 @@ class Listener:
             self.whisper,
             self.processor,
             pieces,
-            config=GenerationConfig(
-                batch_size=config.batch_size, max_new_tokens=config.max_new_tokens
-            ),
+            config=GenerationConfig(batch_size=config.batch_size, max_new_tokens=MAX_NEW_TOKENS),
             audio_padding="max",  # what the decoder learnt from; on true lengths it errs more
             language=language,
         )
@@ -161,7 +164,7 @@ def plan_stretches(
     """What is to be heard, in the order of the rows; those with a text are passed over."""
     stretches = []
     for number, row in enumerate(rows):
-        if has_text(row):
+        if row.is_transcribed:
             continue
         count = 1
         if row.duration > longest_seconds:
@@ -246,11 +249,6 @@ def compute_compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data))
 
 
-def has_text(row: Utterance) -> bool:
-    """Whether somebody wrote down what is said."""
-    return bool((row.text or "").strip())
-
-
 # --- writing --------------------------------------------------------------------------------------
 
 
@@ -278,17 +276,18 @@ class _Job:
 
     def language_of(self, row: Utterance) -> str:
         """In which it is written: `en` of `en-US`."""
-        return re.split("[-_]", row.language or self.config.language)[0].lower()
+        return str(base_language(row.language or self.config.language))
 
     def describe_plan(self) -> Plan:
         return {
             "Whisper": self.listener.fingerprint,
             "manifest": digest(map(to_row, self.rows)),
-            "settings": json.dumps(asdict(self.config)),
+            "settings": f"{self.config.language}, {self.config.batch_size} at once",
             "stretches": f"{STRETCH_SECONDS} s",
+            "thresholds": f"{self.config.max_compression_ratio}, {self.config.min_log_probability}",
         }
 
-    def hear(self, _: int, batch: list[int]) -> list[list[dict[str, Any]]]:
+    def hear(self, batch: Sequence[int]) -> list[list[dict[str, Any]]]:
         """The pieces of every stretch of a batch, with what was heard in them."""
         found = [self._load(self.stretches[index]) for index in batch]
         audible = [one for pieces in found for one in pieces if "audio" in one]
@@ -328,7 +327,7 @@ class _Job:
         stretches_of = Counter(one.row for one in self.stretches)
         whole = self.listener.longest / SAMPLING_RATE
         for number, row in enumerate(self.rows):
-            found = [row] if has_text(row) else []
+            found = [row] if row.is_transcribed else []
             counts["kept"] += len(found)
             pieces = [piece for _ in range(stretches_of[number]) for piece in next(heard)]
             for place, piece in enumerate(pieces, start=1):
@@ -368,7 +367,7 @@ def _split(row: Utterance, place: int, piece: dict[str, Any]) -> Utterance:
 
 def _check_ids(manifest: Path, rows: Sequence[Utterance], longest_seconds: float) -> None:
     """Refuse rows that bear the names pieces will get."""
-    cut = {row.id for row in rows if not has_text(row) and row.duration > longest_seconds}
+    cut = {row.id for row in rows if not row.is_transcribed and row.duration > longest_seconds}
     for row in rows:
         name, _, place = row.id.rpartition("-")
         if name in cut and place.isdigit():
@@ -403,44 +402,18 @@ def transcribe_manifest(
     """
     job = _Job(manifest, listener, config)
     plan = job.describe_plan()
-    finished = find_finished(out, plan)
-    if finished is not None:
-        return Counter(dict(finished.counts))
     meta = Meta(
         command=command,
-        root=Path(os.path.relpath(find_root(manifest), out.parent)).as_posix(),
+        root=relative_root(manifest, out),
         models={"whisper": listener.name},
         plan=digest([plan]),
     )
-    ranks = find_ranks()
-    with Journal(out, plan, writer=ranks.rank) as journal:
-        done = sum(len(job.batches[number]) for number in journal.done)
-        quiet = True if ranks.rank else None  # None: only on a terminal
-        total = len(job.stretches)
-        with tqdm(initial=done, total=total, unit=" recordings", disable=quiet) as progress:
-            whole = run_batches(
-                journal, job.batches, job.hear, progress.update, ranks=(ranks.rank, ranks.count)
-            )
-        return _join(journal, job, out, meta) if whole else None
 
-
-def _join(journal: Journal, job: _Job, out: Path, meta: Meta) -> Counter[str]:
-    """Write the manifest from what all processes heard; the last one to end does it."""
-    with hold(out):
-        if not find_journals(out):  # another process was as late, and has just done it
-            return Counter(dict((read_meta(out) or meta).counts))
+    def write(heard: Iterator[list[dict[str, Any]]]) -> None:
         # The counts are known when the rows are written, and the side file is written after them.
         counts = {"written": 0, "kept": 0, "transcribed": 0}
-        rows = job.build_rows(_read_heard(journal, job), counts)
-        write_rows(out, rows, replace(meta, counts=counts))
-        journal.remove()
-    return Counter(counts)
+        write_rows(out, job.build_rows(heard, counts), replace(meta, counts=counts))
 
-
-def _read_heard(journal: Journal, job: _Job) -> Iterator[list[dict[str, Any]]]:
-    """Yield the pieces of every stretch in order; of many, only their places are held."""
-    place = np.empty((len(job.stretches), 2), dtype=np.int64)
-    for number, batch in enumerate(job.batches):
-        place[batch] = [(number, at) for at in range(len(batch))]
-    for number, at in place.tolist():
-        yield journal.read(number)[at]
+    work = Work(plan=plan, sifting=["thresholds"], batches=job.batches, unit="recordings")
+    written = finish_output(out, work, job.hear, write)
+    return Counter(dict(written.counts)) if written else None

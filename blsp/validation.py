@@ -7,9 +7,9 @@ path enters, a `Report` leaves.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from blsp.manifest import Kind, find_kind, scan_rows
+from blsp.rows import recordings_of, words_of
 
 LONG_SECONDS = 30.0
 """What the encoder hears at once; longer audio is encoded in windows."""
@@ -44,9 +44,9 @@ def validate(path: str | Path, *, limit: int = 20) -> Report:
         room = limit - len(report.problems)
         report.problems += [f"{path}:{line.number}: {text}" for text in line.problems[:room]]
         if not line.problems:
-            for seconds, words in _spoken(line.row, report.kind):
-                report.seconds += seconds
-                for what in _find_unusual(seconds, words):
+            for recording in recordings_of(line.row):
+                report.seconds += recording["duration"]
+                for what in _find_unusual(recording["duration"], words_of(recording)):
                     count, first = unusual.get(what, (0, line.number))
                     unusual[what] = (count + 1, first)
     if not report.rows:
@@ -56,18 +56,6 @@ def validate(path: str | Path, *, limit: int = 20) -> Report:
         f"{path}:{first}: {count} {what}" for what, (count, first) in unusual.items()
     ]
     return report
-
-
-def _spoken(row: dict[str, Any], kind: Kind) -> Iterator[tuple[float, str | None]]:
-    """Yield seconds and words of every recording of a row."""
-    if kind == "manifest":
-        yield row["duration"], row["text"]
-        return
-    for message in row["messages"]:
-        if type(message["content"]) is list:
-            for part in message["content"]:
-                if part["type"] == "audio":
-                    yield part["duration"], part["transcript"]
 
 
 def _find_unusual(seconds: float, words: str | None) -> Iterator[str]:

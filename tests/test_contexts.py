@@ -130,9 +130,12 @@ def test_a_template_without_a_system_role_is_refused_with_advice(
 def test_a_run_with_other_contexts_is_refused(
     tmp_path: Path, llm: Path, answered: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("blsp.continuation.run_batches", lambda *_, **__: False)
-        assert main(command(tmp_path, llm)) == 0  # its journal stays
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(authors, "answer_texts", interrupt)
+        main(command(tmp_path, llm))
     with pytest.raises(InputError, match="the same contexts"):
         main(command(tmp_path, llm, YAML.replace("brief", "kind")))
 

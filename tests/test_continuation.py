@@ -567,9 +567,14 @@ def test_other_settings_are_refused(interrupted: Path, llm: Path) -> None:
         main(command(interrupted, llm, "--temperature", "0.5"))
 
 
-def test_other_filters_are_refused(interrupted: Path, llm: Path) -> None:
-    with pytest.raises(InputError, match="the same filters"):
-        main(command(interrupted, llm, "--cut", "drop"))
+def test_other_filters_lose_no_answer(interrupted: Path, llm: Path) -> None:
+    (journal,) = (interrupted / "out").glob("*.journal")
+    answered = len(journal.read_text().splitlines()) - 1
+    assert answered > 0
+    main(command(interrupted, llm, "--cut", "drop"))
+    assert not journal.exists()
+    with pytest.raises(InputError, match="expected no file yet, or that of the same run"):
+        main(command(interrupted, llm))
 
 
 def test_other_prompts_are_refused(interrupted: Path, llm: Path) -> None:

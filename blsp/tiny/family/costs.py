@@ -19,7 +19,7 @@ from blsp.results import write_json
 from blsp.trainer import spread
 
 COSTS = "costs.json"
-COUNTED_STEPS = 32
+COUNTED_STEPS = 8
 
 
 class CostMeter(TrainerCallback):

@@ -7,7 +7,6 @@ plan and kept. A folder and sizes enter; `speech/` and `conversations/` leave.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +21,10 @@ from blsp.manifest import (
     Message,
     Meta,
     TextPart,
-    find_root,
     read_conversations,
     read_manifest,
     read_meta,
+    relative_root,
     to_row,
     write_rows,
 )
@@ -149,7 +148,6 @@ def write_foreign(manifest: Path, out: Path, sentences: Mapping[str, Sentence]) 
     requests, _ = draw_requests(
         list(read_manifest(manifest)), group_behaviours()["diverse"], per_utterance=1, seed=0
     )
-    root = Path(os.path.relpath(find_root(manifest), out.parent)).as_posix()
     rows = [
         Conversation(
             id=request.id,
@@ -165,7 +163,9 @@ def write_foreign(manifest: Path, out: Path, sentences: Mapping[str, Sentence]) 
     ]
     plan = {"rows": digest(map(to_row, rows))}
     if find_finished(out, plan) is None:
-        write_rows(out, rows, Meta(command=COMMAND, root=root, plan=digest([plan])))
+        write_rows(
+            out, rows, Meta(command=COMMAND, root=relative_root(manifest, out), plan=digest([plan]))
+        )
 
 
 def _reply(text: str) -> Message:

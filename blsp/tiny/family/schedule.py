@@ -49,7 +49,7 @@ class Job:
 
 
 Lookup = Callable[[Job], Result | None]
-"""What a job has left; of `fit` the development scores."""
+"""What a job has left; of a recipe's `fit` the development scores, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,7 @@ class Results:
         if job.what == "test":
             return read_result(folder / "test")
         trained = read_result(folder)
-        if trained is None or "failed" in trained:
+        if trained is None or not needs_dev_score(self.shared, job.run, trained):
             return trained
         answered = read_result(folder / "dev")
         return None if answered is None else {**trained, SPEECH: answered[SPEECH]}
@@ -204,8 +204,13 @@ def do_job(shared: Comparison, job: Job, before: Run | None) -> None:
         score_yardsticks(shared)
     elif job.what == "test":
         score_run(shared, job.run, "test")
-    elif "failed" not in train_run(shared, job.run, before):
+    elif needs_dev_score(shared, job.run, train_run(shared, job.run, before)):
         score_run(shared, job.run, "dev")
+
+
+def needs_dev_score(shared: Comparison, run: Run, trained: Result) -> bool:
+    """Whether something is chosen by it: a rate, or the best recipe."""
+    return "failed" not in trained and shared.entrants[run.entrant].is_recipe
 
 
 # --- who does it ----------------------------------------------------------------------------------
