@@ -154,6 +154,7 @@ FAMILY = [
     "costs",
     "runs",
     "scoring",
+    "record",
     "schedule",
     "standings",
     "report",

@@ -130,13 +130,6 @@ def train_run(shared: Comparison, run: Run, before: Run | None) -> Result:
     """
     recipe, header = build_recipe(shared, run, before)
     folder = shared.folder(run)
-    made_from = digest(
-        [
-            _read_values(shared.entrants[run.entrant]),
-            [run.place, before and before.place, shared.dtype],
-            fingerprint([*recipe.data.train, *recipe.data.dev]),
-        ]
-    )
 
     def work() -> Result:
         described = {"entrant": run.entrant, "learning_rate": run.rate, "seed": run.seed}
@@ -154,7 +147,15 @@ def train_run(shared: Comparison, run: Run, before: Run | None) -> Result:
         kinds = sorted(find_kinds(shared.train_files(run)))
         return described | {"costs": costs, "meters": meters, "trained_kinds": kinds}
 
-    return do_once(folder, made_from, work)
+    return do_once(folder, describe_origin(shared, run, before), work)
+
+
+def describe_origin(shared: Comparison, run: Run, before: Run | None) -> str:
+    """A hash of all that decides what a run comes to: recipe, rate, seed, earlier stage, data."""
+    one = shared.entrants[run.entrant]
+    dev = [shared.out / "conversations" / f"{name}.jsonl" for name in DEV]
+    place = [run.place, before and before.place, shared.dtype]
+    return digest([_read_values(one), place, fingerprint((*one.train, *dev))])
 
 
 def _read_values(entrant: Entrant) -> list[str]:

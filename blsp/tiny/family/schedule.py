@@ -8,6 +8,7 @@ and workers take them one by one.
 """
 
 import multiprocessing
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,10 +18,13 @@ from statistics import mean
 from typing import Literal
 
 from blsp.caching import share_caches
+from blsp.checkpoint import is_complete
+from blsp.locking import hold
 from blsp.results import SPEECH
 from blsp.tiny.family.entrants import Entrants
 from blsp.tiny.family.runs import Comparison, Result, Run, begin_process, read_result, train_run
 from blsp.tiny.family.scoring import YARDSTICKS, compute_dev_score, score_run, score_yardsticks
+from blsp.trainer import FINAL_FOLDER
 
 RATE_FACTORS = (1 / 3, 1.0, 3.0)
 """Of a recipe's own learning rate."""
@@ -203,9 +207,26 @@ def do_job(shared: Comparison, job: Job, before: Run | None) -> None:
     if job.run is None:
         score_yardsticks(shared)
     elif job.what == "test":
+        _need_checkpoint(shared, job.run, before)
         score_run(shared, job.run, "test")
-    elif needs_dev_score(shared, job.run, train_run(shared, job.run, before)):
-        score_run(shared, job.run, "dev")
+    else:
+        _fit(shared, job.run, before)
+
+
+def _need_checkpoint(shared: Comparison, run: Run, before: Run | None) -> None:
+    """Train a run again of which the record alone is there."""
+    folder = shared.folder(run)
+    with hold(folder):
+        if not is_complete(folder / FINAL_FOLDER):
+            shutil.rmtree(folder)
+            _fit(shared, run, before)
+
+
+def _fit(shared: Comparison, run: Run, before: Run | None) -> None:
+    if before is not None:
+        _need_checkpoint(shared, before, None)
+    if needs_dev_score(shared, run, train_run(shared, run, before)):
+        score_run(shared, run, "dev")
 
 
 def needs_dev_score(shared: Comparison, run: Run, trained: Result) -> bool:

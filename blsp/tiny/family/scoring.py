@@ -160,7 +160,12 @@ def score_yardsticks(shared: Comparison) -> Result:
         systems = (TEXT_BOUND, CASCADE, SHUFFLED_TEXT)
         return _score(shared, "test", systems, (model.eval(), processor), folder)
 
-    return do_once(folder, _made_from(shared, "test", None), work)
+    return do_once(folder, describe_test(shared), work)
+
+
+def describe_test(shared: Comparison) -> str:
+    """A hash of the recordings of the test and of what is asked about them."""
+    return _made_from(shared, "test", None)
 
 
 def _options(shared: Comparison) -> LlmOptions:

@@ -3,7 +3,8 @@
 Four stages, each going on where it stopped: `data` makes speech and conversations, `search` finds
 every recipe's learning rate on development data, `run` trains and scores all seeds, `report`
 writes `docs/results/family.md`. All that is done lies under `runs/family`, so sessions may end at
-any time.
+any time; the report keeps the results in `docs/results/family.jsonl`, from which a fresh clone goes
+on.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from blsp.results import write_json
 from blsp.tiny.family.data import make_data
 from blsp.tiny.family.entrants import DEFAULT, FOLDER, load_entrants
 from blsp.tiny.family.figure import draw_figure
+from blsp.tiny.family.record import RECORD, restore_record, write_record
 from blsp.tiny.family.report import COMMAND, FIGURE, collect, format_page
 from blsp.tiny.family.runs import Comparison
 from blsp.tiny.family.schedule import (
@@ -48,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "data" in options.stages:
         print(f"data: {shared.sizes.train:,} training utterances, in {shared.out}", flush=True)
         make_data(shared.out, shared.sizes)
+        if restored := restore_record(shared, REPORTS / RECORD):
+            print(f"{REPORTS / RECORD}: {restored} results of earlier runs", flush=True)
     plan = Plan(
         entrants=shared.entrants,
         lookup=Results(shared),
@@ -58,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     whole = run_stages(plan, shared, stages, workers=options.workers, minutes=options.minutes)
     if "report" in options.stages:
         print(f"written: {write_report(plan, shared, REPORTS, options.default)}")
+        write_record(shared, REPORTS / RECORD)
     return 0 if whole else 1
 
 

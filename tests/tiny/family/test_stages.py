@@ -1,6 +1,7 @@
 """The whole comparison, small: data, search, runs and the page, through processes."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from blsp.recipe import load_recipe
 from blsp.tiny.family.costs import COSTS
 from blsp.tiny.family.data import Sizes, make_data
 from blsp.tiny.family.entrants import RECIPES, Variant, load_entrants
+from blsp.tiny.family.record import restore_record, write_record
 from blsp.tiny.family.runs import Comparison, Run, build_recipe, train_run
 from blsp.tiny.family.schedule import Plan, Results
 from blsp.tiny.family.stages import run_stages, write_report
@@ -100,6 +102,25 @@ def test_from_recipes_to_the_page(shared: Comparison, tmp_path: Path) -> None:
     written = sorted(path.stat().st_mtime_ns for path in shared.out.rglob("result.json"))
     assert run_all(shared)
     assert sorted(p.stat().st_mtime_ns for p in shared.out.rglob("result.json")) == written
+
+
+@pytest.mark.slow
+def test_who_is_needed_again_is_trained_again_and_nobody_else(
+    shared: Comparison, tmp_path: Path
+) -> None:
+    """Of the record's runs, whose weights nobody kept."""
+    assert run_all(shared)
+    write_record(shared, tmp_path / "record.jsonl")
+    run = make_plan(shared).final_run("second", 0)
+    assert run is not None
+    for name in shared.entrants:
+        shutil.rmtree(shared.out / name)
+    assert restore_record(shared, tmp_path / "record.jsonl") > 10
+    shutil.rmtree(shared.folder(run) / "test")
+    assert run_all(shared)
+    trained = {path.parts[-4] for path in shared.out.glob("*/*/*/checkpoint")}
+    assert trained == {"first", "second"}
+    assert is_complete(shared.folder(run) / FINAL_FOLDER)
 
 
 @pytest.mark.slow
