@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from blsp.dataset import ConversationDataset, Example
 from blsp.errors import InputError
 from blsp.losses import Head, ResponseLoss, gather_response, response_kl, response_positions
-from blsp.meters import AlignmentMeter, span_similarity
+from blsp.meters import AlignmentMeter, mean_over, span_similarity
 from blsp.model import BlspForConditionalGeneration, BlspOutput
 from blsp.model.sharding import gather
 
@@ -96,6 +96,41 @@ def measure(
     return meter
 
 
+@torch.no_grad()
+def mean_states(
+    model: BlspForConditionalGeneration, batch: Batch, layer: int
+) -> tuple[Tensor, Tensor]:
+    """Return (B, D) means of a layer's states over each row's speech, and over its transcript.
+
+    Args:
+        model: in evaluation mode.
+        batch: whose rows have audio.
+        layer: of the hidden states; 0 are the embeddings.
+    """
+    inputs, _ = _as_in_use(model, batch)
+    hearing = hear(model, inputs, output_hidden_states=True)
+    reading = read(model, batch, output_hidden_states=True)
+    states: Any = hearing.hidden_states[layer], reading.hidden_states[layer]  # type: ignore[index]
+    is_audio = inputs["input_ids"] == model.config.audio_token_id
+    return mean_over(states[0], is_audio), mean_over(states[1], batch["teacher_transcript_mask"])
+
+
+def _as_in_use(model: BlspForConditionalGeneration, batch: Batch) -> tuple[Batch, Tensor]:
+    """Inputs and labels with the model's own number of embeddings, not the transcript's."""
+    if not model.config.adapter.decides_length or "input_features" not in batch:
+        return batch, batch["labels"]
+    inputs = model.fit_audio(
+        batch["input_ids"],
+        batch["input_features"],
+        batch["input_features_mask"],
+        batch["attention_mask"],
+        labels=batch["labels"],
+        lengths=batch["speech_lengths"],
+        left=False,
+    )
+    return inputs, inputs["labels"]
+
+
 def _compare(
     model: BlspForConditionalGeneration,
     batch: Batch,
@@ -104,19 +139,7 @@ def _compare(
     head: Head,
 ) -> tuple[ResponseLoss, Tensor]:
     """KL of what is heard to what was read, and the (L, B) similarity of their layers."""
-    inputs, labels = batch, batch["labels"]
-    if model.config.adapter.decides_length and "input_features" in batch:
-        # As in use: the model's own number of embeddings, not the transcript's.
-        inputs = model.fit_audio(
-            batch["input_ids"],
-            batch["input_features"],
-            batch["input_features_mask"],
-            batch["attention_mask"],
-            labels=labels,
-            lengths=batch["speech_lengths"],
-            left=False,
-        )
-        labels = inputs["labels"]
+    inputs, labels = _as_in_use(model, batch)
     hearing = hear(model, inputs, output_hidden_states=True)
     found = response_kl(response_states(hearing, labels, head), head, wanted, head)
     is_audio = inputs["input_ids"] == model.config.audio_token_id

@@ -190,10 +190,29 @@ def span_similarity(
     pairs = zip(speech_states, text_states, strict=True)
     return torch.stack(
         [
-            cosine_similarity(_mean_over(heard, speech_span), _mean_over(read, text_span), dim=-1)
+            cosine_similarity(mean_over(heard, speech_span), mean_over(read, text_span), dim=-1)
             for heard, read in pairs
         ]
     )
+
+
+def retrieval(heard: Tensor, read: Tensor, transcripts: Sequence[str]) -> float:
+    """Return how often a recording is most similar to its own words among those of all: R@1.
+
+    Utterances of the same words are one candidate. By chance it is one in the number of different
+    transcripts.
+
+    Args:
+        heard: (N, D) a state of each recording.
+        read: (N, D) the same of its transcript.
+        transcripts: N texts.
+    """
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(transcripts))}
+    own = torch.tensor([numbers[text] for text in transcripts])
+    firsts = torch.tensor([transcripts.index(text) for text in numbers])
+    # As states of the same words differ by what stands around them, the first stands for all.
+    similar = similarity_map(heard, read[firsts])  # (N, different transcripts)
+    return (similar.argmax(-1).cpu() == own).float().mean().item()
 
 
 def similarity_map(speech_states: Tensor, text_states: Tensor) -> Tensor:
@@ -204,9 +223,10 @@ def similarity_map(speech_states: Tensor, text_states: Tensor) -> Tensor:
     return normalize(speech_states.float(), dim=-1) @ normalize(text_states.float(), dim=-1).T
 
 
-def _mean_over(states: Tensor, span: Tensor) -> Tensor:
+def mean_over(states: Tensor, span: Tensor) -> Tensor:
+    """Return (B, D) means of (B, T, D) states where the (B, T) span is true."""
     weights = span.to(torch.float32)[..., None]
-    return (states.float() * weights).sum(1) / weights.sum(1)  # (B, T, D) -> (B, D)
+    return (states.float() * weights).sum(1) / weights.sum(1)
 
 
 def _ratio(total: Tensor, count: Tensor) -> float:

@@ -19,9 +19,10 @@ from blsp.arguments import choose_device
 from blsp.audio import load_audio
 from blsp.caching import FeatureCache
 from blsp.checkpoint import is_complete
-from blsp.dataset import ConversationDataset, Demands
+from blsp.dataset import ConversationDataset, DataConfig, Demands, LoadFeatures
 from blsp.errors import InputError, suggest
 from blsp.extensions import import_named
+from blsp.generation import build_renderer
 from blsp.hardware import find_ranks
 from blsp.locking import hold
 from blsp.manifest import AudioPart
@@ -38,7 +39,6 @@ from blsp.preflight import run_preflight
 from blsp.progress import FixedUtterances, Progress
 from blsp.provenance import Source, add_up, join_sources, read_sources
 from blsp.recipe import Header, Recipe, describe_serving, dump_recipe, load_recipe
-from blsp.rendering import Renderer
 from blsp.replay import read_failed, replay_batch
 from blsp.shipped import find_shipped, list_recipes
 from blsp.trainer import (
@@ -138,8 +138,13 @@ def build_parts(recipe: Recipe) -> Parts:
     import_extensions(recipe)
     set_seed(recipe.training.seed)
     model, processor = build_model(recipe)
-    train = build_dataset(recipe, model, processor, recipe.data.train)
-    dev = build_dataset(recipe, model, processor, recipe.data.dev) if recipe.data.dev else None
+
+    def open_data(paths: tuple[Path, ...]) -> ConversationDataset:
+        cache_gb = recipe.training.encoder_cache_gb
+        return build_dataset(model, processor, recipe.data.config(paths), cache_gb=cache_gb)
+
+    train = open_data(recipe.data.train)
+    dev = open_data(recipe.data.dev) if recipe.data.dev else None
     check_data(recipe, train, dev)
     model.config.trained_max_seconds = float(train.durations.max())
     return Parts(model=model, processor=processor, train=train, dev=dev)
@@ -250,17 +255,20 @@ def check_precision(model: BlspForConditionalGeneration, recipe: Recipe) -> None
 
 
 def build_dataset(
-    recipe: Recipe,
     model: BlspForConditionalGeneration,
     processor: BlspProcessor,
-    paths: tuple[Path, ...],
+    config: DataConfig,
+    *,
+    cache_gb: float = 0.0,
 ) -> ConversationDataset:
-    """Conversations with the features and placeholders that the model takes."""
-    renderer = Renderer(
-        processor.tokenizer,
-        recipe.model.template_variables,
-        audio_token_id=processor.audio_token_id,
-    )
+    """Conversations with the features and placeholders that the model takes.
+
+    Args:
+        model: which says by its configuration what it asks of its data.
+        processor: its own.
+        config: which files.
+        cache_gb: of features to keep in memory.
+    """
     hop = processor.feature_extractor.hop_length
 
     def load_features(part: AudioPart, root: Path) -> Features:
@@ -273,15 +281,18 @@ def build_dataset(
         )
         return processor.extract_features(samples)
 
-    gigabytes, extractor = recipe.training.encoder_cache_gb, repr(processor.feature_extractor)
+    load: LoadFeatures = load_features
+    if cache_gb:
+        load = FeatureCache(load_features, cache_gb, source=repr(processor.feature_extractor))
+    wanted = model.config
     return ConversationDataset(
-        recipe.data.config(paths),
-        renderer,
-        FeatureCache(load_features, gigabytes, source=extractor) if gigabytes else load_features,
+        config,
+        build_renderer(model, processor),
+        load,
         lambda frames: processor.num_speech_tokens(frames * hop),
-        llm=model.config.bases["llm"]["fingerprint"],  # type: ignore[index]
+        llm=(wanted.bases or {})["llm"]["fingerprint"],
         demands=Demands(
-            decides_length=recipe.model.adapter.decides_length, emotions=recipe.model.emotions
+            decides_length=wanted.adapter.decides_length, emotions=tuple(wanted.emotions or ())
         ),
     )
 
