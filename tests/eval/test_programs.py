@@ -7,63 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import WhisperTokenizer
 
-from blsp.audio import save_audio
 from blsp.cli import main
 from blsp.generation import GenerationConfig
-from blsp.manifest import Meta, Utterance, write_rows
-from blsp.model import compose, load_checkpoint, save_checkpoint
+from blsp.manifest import Utterance
+from blsp.model import load_checkpoint
 from blsp.results import SHUFFLED_TEXT, SYSTEMS
 from blsp.systems import build_models, find_whisper
 from blsp.tasks import build_messages
-from tests.model.conftest import make_audio, save_llm, save_whisper
+from tests.model.conftest import make_audio
 
 FEW = ["--max-new-tokens", "3", "--batch-size", "4"]
-
-
-@pytest.fixture(scope="module")
-def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = save_whisper(tmp_path_factory.mktemp("whisper"), max_target_positions=32, init_std=0.5)
-    words = {chr(97 + index): index + 4 for index in range(26)}
-    special = {"<|pad|>": 0, "<|bos|>": 1, "<|endoftext|>": 2, "<|startoftranscript|>": 3}
-    tokenizer = WhisperTokenizer(vocab=special | words, merges=[], pad_token="<|pad|>")
-    tokenizer.save_pretrained(folder)
-    (folder / "normalizer.json").write_text('{"colour": "color"}')
-    return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoint(whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    torch.manual_seed(3)
-    model, processor = compose(llm=save_llm(folder / "llm", "qwen3"), encoder=whisper)
-    save_checkpoint(model, processor, folder / "checkpoint")
-    return folder / "checkpoint"
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    rows = []
-    for i, text in enumerate(("call ada", "play music", "call bob")):
-        save_audio(folder / f"{i}.wav", make_audio(8000 + 1600 * i, i))
-        rows.append(
-            Utterance(
-                id=f"u{i}",
-                audio=f"{i}.wav",
-                duration=0.5 + i / 10,
-                text=text,
-                language="en",
-                intent=text.split()[0],
-                emotion=("sad", "happy", "sad")[i],
-                translation={"de": f"{text} bitte"},
-                extra={"answers": {"who": text.split()[1]}},
-            )
-        )
-    write_rows(folder / "test.jsonl", rows, Meta(command="test"))
-    return folder / "test.jsonl"
 
 
 @pytest.mark.parametrize(
