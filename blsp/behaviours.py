@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from blsp.config import load_config
+from blsp.contexts import NOTHING, Context
 from blsp.errors import InputError
 from blsp.generation import AUDIO_PLACE, place_audio, read_prompt
 from blsp.languages import base_language
@@ -141,8 +142,8 @@ class Request:
     """What the language model is asked instead, if anything else."""
     translates_to: str | None = None
     """The language that the answer has to be in."""
-    context: tuple[Message, ...] = ()
-    """What was said before."""
+    context: Context = NOTHING
+    """What stands before."""
 
     @property
     def id(self) -> str:
@@ -156,7 +157,7 @@ class Request:
 
     def messages(self) -> tuple[Message, ...]:
         """All of the conversation up to the answer."""
-        return (*self.context, self.question())
+        return (*self.context.build_messages(), self.question())
 
 
 def load_behaviours(name: str | Path) -> Behaviours:

@@ -202,8 +202,16 @@ def _convert(node: yaml.Node, kind: Any, key: str) -> Any:
         return {name: _convert(child, value_kind, _join(key, name)) for name, (_, child) in entries}
     if origin in (list, tuple):
         return _convert_sequence(node, kind, key)
-    if kind is Any:
-        kind = next((one for one in (bool, int, float) if _reads_as(node, one)), str)
+    return _convert_anything(node, key) if kind is Any else _convert_scalar(node, kind, key)
+
+
+def _convert_anything(node: yaml.Node, key: str) -> Any:
+    """What JSON can say; its null only inside of something, elsewhere a value was forgotten."""
+    if isinstance(node, yaml.MappingNode):
+        return _convert(node, dict[str, Any | None], key)
+    if isinstance(node, yaml.SequenceNode):
+        return _convert(node, list[Any | None], key)
+    kind = next((one for one in (bool, int, float) if _reads_as(node, one)), str)
     return _convert_scalar(node, kind, key)
 
 

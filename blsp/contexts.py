@@ -1,22 +1,22 @@
-"""Contexts: what was said before the question, the same for whoever hears and whoever reads.
+"""Contexts: what stands before the question, the same for whoever hears and whoever reads.
 
-Earlier turns and system prompts, in writing, of which each conversation draws one by the seed and
-its id alone. An empty context in the file stands for none, and its share is how often it is written
-there. A YAML or JSON lines file enters; messages leave.
+Earlier turns and system prompts, in writing, and functions that may be called, of which each
+conversation draws one by the seed and its id alone. An empty context in the file stands for none,
+and its share is how often it is written there. A YAML or JSON lines file enters; contexts leave.
 """
 
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from blsp.config import load_config, parse_config
 from blsp.errors import InputError
 from blsp.manifest import Message, TextPart
-from blsp.rows import parse_line
+from blsp.rows import check_tools, parse_line, quote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,13 @@ class Context:
 
     messages: tuple[Turn, ...]
     """A system prompt, then user and assistant in turn up to an assistant; each may be lacking."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Functions that may be called, as chat templates take them; they stand in the conversation."""
 
     def __post_init__(self) -> None:
+        if self.tools and (verdict := check_tools(list(self.tools))):
+            expected, advice = verdict
+            raise InputError(f"tools: expected {expected}, found {quote(self.tools)}; {advice}")
         roles = [turn.role for turn in self.messages]
         turns = roles[roles[:1] == ["system"] :]
         alternate = all(before != after for before, after in pairwise(turns))
@@ -56,6 +61,14 @@ class Context:
             for turn in self.messages
         )
 
+    def describe(self) -> dict[str, Any]:
+        """What a run's plan says of it; what is not there is not mentioned."""
+        return {key: value for key, value in asdict(self).items() if value or key == "messages"}
+
+
+NOTHING = Context(messages=())
+"""Where nothing was said before."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contexts:
@@ -65,7 +78,8 @@ class Contexts:
 
 
 def load_contexts(path: Path) -> tuple[Context, ...]:
-    """Load a YAML file, `contexts:` and a list, or one of JSON lines, `{"messages": [...]}` each.
+    """Load a YAML file, `contexts:` and a list, or one of JSON lines, `{"messages": [...]}` each;
+    `tools` may stand beside the messages.
 
     Raises:
         InputError: no such file, nothing in it, or an entry that is no context.
@@ -96,8 +110,8 @@ def _parse_line(line: bytes, where: str) -> Context:
     return parse_config(Context, json.dumps(row, ensure_ascii=False), name=where)
 
 
-def draw_context(contexts: Sequence[Context], name: str, *, seed: int) -> tuple[Message, ...]:
+def draw_context(contexts: Sequence[Context], name: str, *, seed: int) -> Context:
     """Draw what comes before the question of the conversation `name`; nothing where none are."""
     if not contexts:
-        return ()
-    return random.Random(f"{seed} context {name}").choice(contexts).build_messages()
+        return NOTHING
+    return random.Random(f"{seed} context {name}").choice(contexts)

@@ -217,7 +217,7 @@ def _describe_plan(
         "prompts": digest(
             [request.id, request.prompt, request.text_prompt] for request in requests
         ),
-        "contexts": digest(asdict(context) for context in config.contexts),
+        "contexts": digest(context.describe() for context in config.contexts),
         "tokens": digest(prompts),
         "settings": json.dumps(asdict(config.generation)),
         "filters": describe_filters(config.cut),
@@ -226,7 +226,8 @@ def _describe_plan(
 
 def _render(renderer: Renderer, request: Request) -> list[int]:
     try:
-        return renderer.render_prompt(request.messages(), view="teacher").ids
+        tools = request.context.tools
+        return renderer.render_prompt(request.messages(), view="teacher", tools=tools).ids
     except InputError as error:
         raise InputError(f"utterance {request.utterance.id!r}: {error}") from error
 
@@ -254,6 +255,7 @@ def _build_conversations(
         yield Conversation(
             id=request.id,
             messages=(*request.messages(), reply),
+            tools=request.context.tools,
             finish_reason=answer["finish_reason"],
             kind=request.kind,
             license=request.utterance.license,
@@ -347,7 +349,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--contexts",
         type=Path,
         metavar="FILE",
-        help="system prompts and earlier turns (YAML or .jsonl), one drawn for each conversation",
+        help="system prompts, earlier turns and tools (YAML or .jsonl), one drawn for each "
+        "conversation",
     )
     parser.add_argument("--out", type=Path, required=True, help="conversations to write (.jsonl)")
     parser.add_argument(

@@ -47,10 +47,12 @@ def find_nvidia_driver() -> str | None:
     return done.stdout.strip().partition("\n")[0] or None
 
 
-def measure_bf16_speedup(size: int = 768, repeats: int = 5) -> float:
+def measure_bf16_speedup(size: int = 512, repeats: int = 20) -> float:
     """Return how many times faster this CPU multiplies two (size, size) matrices in bfloat16.
 
-    The best of `repeats` is taken on each side, since other programs only ever add time.
+    The best of `repeats` is taken on each side, since other programs only ever add time. Each is
+    so short that some of them are never interrupted: processes that share a work, and a run that
+    goes on after a kill, must all come to the same type, or their answers would differ.
     """
     import torch
 

@@ -55,7 +55,10 @@ def _find_row(path: Path, kind: Kind, name: str | None) -> dict[str, Any]:
 
 def describe_conversation(conversation: Conversation) -> str:
     """Return a conversation as a person reads it."""
-    about = [f"{key}: {value}" for key, value in to_row(conversation).items() if key != "messages"]
+    row = {key: value for key, value in to_row(conversation).items() if key != "messages"}
+    if conversation.tools:
+        row["tools"] = " ".join(tool["function"]["name"] for tool in conversation.tools)
+    about = [f"{key}: {value}" for key, value in row.items()]
     turns = [
         f"{message.role:<11}" + "".join(map(_describe_part, message.content)).replace("\n", _INDENT)
         for message in conversation.messages

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from glob import escape
 from itertools import islice
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from blsp.errors import InputError
 from blsp.hardware import find_ranks
-from blsp.locking import hold
+from blsp.locking import HeldError, hold
 from blsp.manifest import Meta, read_meta
 
 Plan = Mapping[str, str]
@@ -132,14 +132,15 @@ class Journal:
             InputError: a journal of another plan, or something else in its place.
         """
         for path in find_journals(self.out):
-            with path.open("rb") as file:
+            # One that is gone by now was of a process that has written the output since.
+            with suppress(FileNotFoundError), path.open("rb") as file:
                 offset = file.seek(self._seen.get(path, 0))
                 for line in file:
                     if not line.endswith(b"\n"):
                         break
                     self._take(path, offset, line)
                     offset += len(line)
-            self._seen[path] = offset
+                self._seen[path] = offset
 
     def remove(self) -> None:
         """Delete the journals of all, once the output is whole."""
@@ -246,10 +247,13 @@ def finish_output(
         journal.refresh()
         if len(journal.done) < len(batches):
             return None
-        with hold(out):
-            if find_journals(out):  # else another process was as late, and has just written it
-                write(_read_in_order(journal, batches))
-                journal.remove()
+        try:
+            with hold(out):
+                if find_journals(out):  # else another process was as late, and has just written it
+                    write(_read_in_order(journal, batches))
+                    journal.remove()
+        except HeldError:  # one that was as late is writing it
+            return None
     return read_meta(out)
 
 

@@ -14,6 +14,10 @@ from filelock import FileLock, Timeout
 from blsp.errors import InputError
 
 
+class HeldError(InputError):
+    """Another process holds an output."""
+
+
 @contextmanager
 def hold(out: Path) -> Iterator[None]:
     """Within the block no other process can hold this output.
@@ -22,7 +26,8 @@ def hold(out: Path) -> Iterator[None]:
         out: a file or folder to be written; it need not be there.
 
     Raises:
-        InputError: another process holds it, or its folder cannot be written.
+        HeldError: another process holds it.
+        InputError: its folder cannot be written.
     """
     path = out.with_name(f".{out.name}.lock")
     lock = FileLock(path, timeout=0)
@@ -30,7 +35,7 @@ def hold(out: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise InputError(
+        raise HeldError(
             f"{out}: expected no other run on it, found one that is still going; wait for it, "
             "stop it, or choose another --out"
         ) from error

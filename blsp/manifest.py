@@ -113,6 +113,8 @@ class Conversation:
 
     id: str
     messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions that the language model may call, as chat templates take them (JSON schemas)."""
     finish_reason: Literal["stop", "length"] | None = None
     """Why the language model ended the last message; `length` means it was cut."""
     kind: str | None = None
@@ -276,6 +278,7 @@ def build_conversation(row: dict[str, Any]) -> Conversation:
         Message(role=message["role"], content=_build_content(message["content"]))
         for message in values["messages"]
     )
+    values["tools"] = tuple(values.get("tools", ()))
     return Conversation(**values, extra=extra)
 
 
@@ -301,6 +304,8 @@ def to_row(item: Utterance | Conversation) -> dict[str, Any]:
         if item.entities:
             row["entities"] = [asdict(entity) for entity in item.entities]
     else:
+        if item.tools:
+            row["tools"] = list(item.tools)
         row["messages"] = [
             {"role": message.role, "content": _content_row(message.content)}
             for message in item.messages

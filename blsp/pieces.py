@@ -6,6 +6,7 @@ tokenised as it is in mid-text. Texts enter, token ids leave.
 """
 
 import re
+from collections.abc import Set
 from typing import Any
 
 from blsp.errors import InputError
@@ -18,7 +19,13 @@ class PieceTokenizer:
         self.tokenizer = tokenizer
         self.control = _find_control_tokens(tokenizer, template, audio_token_id)
         self._control_text = re.compile("|".join(map(re.escape, self.control.values())))
+        self._tags = _find_tags(tokenizer, self.control.keys() - {audio_token_id})
         self._anchors = self._find_anchors()
+
+    def find_control(self, text: str) -> str | None:
+        """Return the first control token that is written in a text."""
+        found = self._control_text.search(text) if self.control else None
+        return found[0] if found else None
 
     def encode_literal(self, text: str, *, first: bool) -> tuple[int, ...]:
         """Tokenise what the template wrote: control tokens are control tokens."""
@@ -41,6 +48,19 @@ class PieceTokenizer:
                 "write as plain text; remove it from the text"
             )
         return ids
+
+    def encode_reply(self, text: str) -> list[int]:
+        """Tokenise what a language model wrote that may call tools.
+
+        Tags that its template uses and that are no special tokens (`<tool_call>`) are the tokens
+        that it wrote; everything else is as in `encode_written`.
+        """
+        tag = re.compile("|".join(map(re.escape, self._tags)) or "(?!)")
+        ids, position = [], 0
+        for found in tag.finditer(text):
+            ids += [*self.encode_written(text[position : found.start()]), self._tags[found[0]]]
+            position = found.end()
+        return ids + self.encode_written(text[position:])
 
     def _encode(self, text: str, *, split_special_tokens: bool, first: bool = False) -> list[int]:
         """Tokenise a piece as it is tokenised in mid-text, or at the very beginning if `first`."""
@@ -71,6 +91,12 @@ class PieceTokenizer:
         line_break, ids = anchors[0]
         mid_text = self._tokenize(f"{line_break}a", True)[len(ids) :]
         return [] if mid_text == anchors[1][1] else anchors
+
+
+def _find_tags(tokenizer: Any, control: Set[int]) -> dict[str, int]:
+    """Return text -> id of the control tokens that a tokenizer knows as ordinary added ones."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {one.content: token for token, one in added if token in control and not one.special}
 
 
 def _find_control_tokens(

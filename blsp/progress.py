@@ -145,7 +145,7 @@ class FixedUtterances:
     def _build_prompt(self, index: int) -> SpeechPrompt:
         conversation, root = self.dataset.read_conversation(index)
         features = [self.dataset.load_features(part, root) for part in conversation.recordings]
-        prompt = self.dataset.renderer.render_prompt(conversation.messages[:-1], view="student")
+        prompt = self.dataset.renderer.render_question(conversation, view="student")
         counts = [self.dataset.num_speech_tokens(frames) for _, frames in features]
         ids, _ = expand_placeholders(prompt, counts)
         return SpeechPrompt(ids, tuple(features))

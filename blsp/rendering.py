@@ -4,8 +4,8 @@ The language model's own chat template is rendered with a private marker in plac
 the result is cut at the markers. What the template wrote is tokenised with its control tokens; what
 a person or a model wrote, without, so that no transcript can end a turn. Which tokens are trained
 follows from the pieces. The *student view* has one placeholder for a recording, the *teacher view*
-its transcript, and the `teacher` of a text; everything else is the same, piece by piece. A
-conversation and a tokenizer enter.
+its transcript, and the `teacher` of a text; everything else is the same, piece by piece, what the
+template says of tools too. A conversation and a tokenizer enter.
 """
 
 import hashlib
@@ -49,6 +49,7 @@ _MARKERS = re.compile("\ue000([0-9]+)\ue001")
 # Without it the prompt of training would differ from that of the day after.
 _CLOCK = "{%- macro strftime_now(format) -%}\ue002{{ format }}\ue003{%- endmacro %}"
 _DATES = re.compile("\ue002(.*?)\ue003", re.DOTALL)
+_PRIVATE = re.compile("[\ue000-\ue003]")
 _THINKING = re.compile(r"</?think(ing)?>|\[/?THINK\]|<\|channel\|>", re.IGNORECASE)
 
 
@@ -66,8 +67,12 @@ class Rendered:
 
 
 # (role, a letter a part: t for text, a for audio) of each message. What the template writes around
-# the parts depends on nothing else, since it sees only markers.
+# the parts depends on nothing else but the tools, since it sees only markers.
 _Shape = tuple[tuple[str, str], ...]
+Tools = Sequence[Mapping[str, Any]]
+
+_MOST_SKELETONS = 1024
+"""A data set has few shapes, but each conversation may have tools of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +102,8 @@ class _Placed:
     message: int
     closes: bool
     """It is the last part of its message."""
+    may_call: bool
+    """A language model wrote it that had tools."""
 
 
 class Renderer:
@@ -124,7 +131,7 @@ class Renderer:
         self.template_variables = {"enable_thinking": False, **(template_variables or {})}
         self.audio_token_id = audio_token_id
         self._pieces = PieceTokenizer(tokenizer, self.template, audio_token_id)
-        self._skeletons: dict[tuple[_Shape, bool], _Skeleton] = {}  # a data set has few shapes
+        self._skeletons: dict[tuple[_Shape, bool, str], _Skeleton] = {}
 
     # --- what others call -------------------------------------------------------------------------
 
@@ -148,16 +155,31 @@ class Renderer:
             raise InputError(f"conversation {conversation.id!r}: {error}") from error
 
     def render_prompt(
-        self, messages: Sequence[Message], *, view: View, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        view: View,
+        tools: Tools = (),
+        add_generation_prompt: bool = True,
     ) -> Rendered:
         """Render messages as the prompt of a response to come; nothing is trained.
 
+        Args:
+            messages: up to the response.
+            view: which of the two.
+            tools: functions that may be called, as the template takes them.
+            add_generation_prompt: ask for the response.
+
         Raises:
-            InputError: a template that cannot show the messages.
+            InputError: a template that cannot show the messages or the tools.
         """
         shown = _show(messages, view)
-        skeleton = self._skeleton_of(_shape(shown), add_generation_prompt)
-        return self._fill(skeleton, _place_parts(shown), view, ends={})
+        skeleton = self._skeleton_of(_shape(shown), add_generation_prompt, tools)
+        return self._fill(skeleton, _place_parts(shown, tools), view, ends={})
+
+    def render_question(self, conversation: Conversation, *, view: View) -> Rendered:
+        """Render what a conversation's last response answers, as its prompt."""
+        return self.render_prompt(conversation.messages[:-1], view=view, tools=conversation.tools)
 
     def transcript_ids(self, part: AudioPart) -> list[int]:
         """Return the ids of a recording's words: in the teacher view, and as CIF or CTC target."""
@@ -188,7 +210,7 @@ class Renderer:
                 f"expected a question and then a response at the end, found the roles {roles}; "
                 "add what is missing"
             )
-        skeleton = self._skeleton_of(_shape(messages), False)
+        skeleton = self._skeleton_of(_shape(messages), False, conversation.tools)
         last = len(messages) - 1
         answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
         ends = dict.fromkeys(answers if trained == "all" else [last], skeleton.end_of_turn)
@@ -199,7 +221,8 @@ class Renderer:
                 "expected the chat template to end a response with a control token, found none, so "
                 "that no response would ever end; give the template one, such as {{ eos_token }}"
             )
-        return self._fill(skeleton, _place_parts(messages), view, ends=ends)
+        parts = _place_parts(messages, conversation.tools)
+        return self._fill(skeleton, parts, view, ends=ends)
 
     def _fill(
         self,
@@ -223,16 +246,17 @@ class Renderer:
             end = ()
             if step.part is not None:
                 placed = parts[step.part]
-                self._add_part(rendered, step, placed.part, view, placed.message in ends)
+                self._add_part(rendered, step, placed, view, placed.message in ends)
                 end = ends.get(placed.message, ()) if placed.closes else ()
         return rendered
 
     def _add_part(
-        self, rendered: Rendered, step: _Step, part: Part, view: View, is_trained: bool
+        self, rendered: Rendered, step: _Step, placed: _Placed, view: View, is_trained: bool
     ) -> None:
-        start = len(rendered.ids)
+        start, part = len(rendered.ids), placed.part
         if isinstance(part, TextPart):
-            ids = self._pieces.encode_written(step.lead + part.text)
+            encode = self._pieces.encode_reply if placed.may_call else self._pieces.encode_written
+            ids = encode(step.lead + part.text)
         elif view == "teacher":
             ids = self.transcript_ids(part)
             rendered.transcripts.append((start, start + len(ids)))
@@ -249,29 +273,37 @@ class Renderer:
 
     # --- building a skeleton ----------------------------------------------------------------------
 
-    def _skeleton_of(self, shape: _Shape, add_generation_prompt: bool) -> _Skeleton:
-        key = (shape, add_generation_prompt)
+    def _skeleton_of(
+        self, shape: _Shape, add_generation_prompt: bool, tools: Tools = ()
+    ) -> _Skeleton:
+        key = (shape, add_generation_prompt, json.dumps(tools) if tools else "")
         if key not in self._skeletons:
-            self._skeletons[key] = self._build_skeleton(shape, add_generation_prompt)
+            if len(self._skeletons) >= _MOST_SKELETONS:
+                self._skeletons.clear()
+            self._skeletons[key] = self._build_skeleton(shape, add_generation_prompt, tools)
         return self._skeletons[key]
 
-    def _build_skeleton(self, shape: _Shape, add_generation_prompt: bool) -> _Skeleton:
-        text = self._run_template(shape, add_generation_prompt)
+    def _build_skeleton(
+        self, shape: _Shape, add_generation_prompt: bool, tools: Tools
+    ) -> _Skeleton:
+        text = self._run_template(shape, add_generation_prompt, tools)
         leads: dict[int, str] = {}
         if shape[-1][0] == "assistant" and len(shape) > 1 and not add_generation_prompt:
-            text, leads = self._align_with_prompt(text, shape)
+            text, leads = self._align_with_prompt(text, shape, tools)
         letters = "".join(letters for _, letters in shape)
         steps = tuple(self._cut_at_markers(text, letters, leads))
         return _Skeleton(steps=steps, end_of_turn=self._find_end_of_turn(steps[-1].ids))
 
-    def _align_with_prompt(self, text: str, shape: _Shape) -> tuple[str, dict[int, str]]:
+    def _align_with_prompt(
+        self, text: str, shape: _Shape, tools: Tools
+    ) -> tuple[str, dict[int, str]]:
         """Make what precedes the last response what precedes it when the model is asked for it.
 
         Returns:
             The text, and the whitespace between prompt and response by the response's first part:
             it is the model's to write, so it is tokenised and trained with the response.
         """
-        prompt = self._run_template(shape[:-1], add_generation_prompt=True)
+        prompt = self._run_template(shape[:-1], True, tools)
         part = sum(len(letters) for _, letters in shape[:-1])
         start = text.index(_MARKER.format(part))
         before = text[:start]
@@ -303,8 +335,31 @@ class Renderer:
             end += 1
         return ids[:end]
 
-    def _run_template(self, shape: _Shape, add_generation_prompt: bool) -> str:
+    def _run_template(self, shape: _Shape, add_generation_prompt: bool, tools: Tools) -> str:
         """Return the rendered text with a marker in place of each part."""
+        text = self._mark_parts(shape, add_generation_prompt)
+        if tools:
+            self._check_words(tools)
+            bare, text = text, self._mark_parts(shape, add_generation_prompt, tools=list(tools))
+            if text == bare:
+                raise InputError(
+                    "expected a chat template that shows tools, found one that renders the same "
+                    "without them; take a language model whose template has them, or describe "
+                    "them in a system prompt"
+                )
+        return self._print_dates(text)
+
+    def _check_words(self, tools: Tools) -> None:
+        """Refuse tools that would write control tokens: a template prints them among its own."""
+        words = json.dumps(tools, ensure_ascii=False)
+        found = self._pieces.find_control(words) or (_PRIVATE.search(words) or [""])[0]
+        if found:
+            raise InputError(
+                f"tools: expected words, found {found!r}, which the chat template or its renderer "
+                "keeps for itself; write it otherwise"
+            )
+
+    def _mark_parts(self, shape: _Shape, add_generation_prompt: bool, **tools: Any) -> str:
         clocked = "strftime_now" in self.template
         count = sum(len(letters) for _, letters in shape)
         markers = iter([_MARKER.format(i) for i in range(count)])
@@ -319,16 +374,17 @@ class Renderer:
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 **self.template_variables,
+                **tools,
             )
         except Exception as error:  # whatever the template's author thought of
-            raise InputError(_explain_refusal(error, shape)) from error
+            raise InputError(_explain_refusal(error, shape, with_tools=bool(tools))) from error
         if sorted(int(index) for index in _MARKERS.findall(text)) != list(range(count)):
             roles = ", ".join(role for role, _ in shape)
             raise InputError(
                 "expected the chat template to print every message once, found one left out or "
                 f"repeated among the roles {roles}; use other roles or another template"
             )
-        return self._print_dates(text)
+        return text
 
     def _print_dates(self, text: str) -> str:
         if not _DATES.search(text):
@@ -443,23 +499,31 @@ def _check_line_starts(content: Sequence[Part]) -> None:
         before += part.text if isinstance(part, TextPart) else part.audio
 
 
-def _place_parts(messages: Sequence[Message]) -> list[_Placed]:
+def _place_parts(messages: Sequence[Message], tools: Tools) -> list[_Placed]:
     """Return all parts in order."""
     return [
-        _Placed(part=part, message=position, closes=i == len(message.content) - 1)
+        _Placed(
+            part=part,
+            message=position,
+            closes=i == len(message.content) - 1,
+            may_call=bool(tools) and message.role == "assistant",
+        )
         for position, message in enumerate(messages)
         for i, part in enumerate(message.content)
     ]
 
 
-def _explain_refusal(error: Exception, shape: _Shape) -> str:
+def _explain_refusal(error: Exception, shape: _Shape, *, with_tools: bool) -> str:
     roles = [role for role, _ in shape]
-    if "system" in roles:
+    if with_tools:  # without them it went well
+        advice = "write the tools as its makers do, or leave them out"
+    elif "system" in roles:
         advice = "put the system prompt into the first user message"
     else:
         advice = "change the order of the messages, or the template"
     reason = " ".join(str(error).split())
     return (
-        f"expected a chat template that takes the roles {', '.join(roles)}, found one that stops "
+        f"expected a chat template that takes the roles {', '.join(roles)}"
+        f"{' and tools' if with_tools else ''}, found one that stops "
         f"with {type(error).__name__}: {reason}; {advice}"
     )

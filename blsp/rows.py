@@ -104,6 +104,24 @@ def _finish_reason(value: Any) -> _Verdict:
     return None if value in (None, "stop", "length") else ("'stop', 'length' or null", "correct it")
 
 
+def check_tools(value: Any) -> _Verdict:
+    """Check a list of functions as chat templates take them; None where it is one."""
+
+    def good(tool: Any) -> bool:
+        function = tool.get("function") if type(tool) is dict else None
+        if type(function) is not dict or tool.get("type") != "function":
+            return False
+        name, purpose, takes = map(function.get, ("name", "description", "parameters"))
+        return bool(name) and type(name) is type(purpose) is str and type(takes) is dict
+
+    if value is None or (type(value) is list and value and all(map(good, value))):
+        return None
+    return (
+        "a list of {'type': 'function', 'function': {'name', 'description', 'parameters'}}",
+        "write them so, or leave the key out",
+    )
+
+
 def _anything(value: Any) -> _Verdict:
     return None
 
@@ -128,6 +146,7 @@ _UTTERANCE: _Checks = {
 _CONVERSATION: _Checks = {
     "id": _name,
     "messages": _anything,  # looked into below
+    "tools": check_tools,
     "finish_reason": _finish_reason,
     "kind": _text_or_null,
     "license": _text_or_null,

@@ -274,12 +274,13 @@ class TextTrainer(SFTTrainer):
         rank, world = self.args.process_index, self.args.world_size
         # Sharded layers run on all processes or on none: there all answer.
         mine = self.asked if self.in_shards else self.asked[rank::world]
-        prompts = [self.renderer.render_prompt(m, view="teacher").ids for m, _ in mine]
+        prompts = [self.renderer.render_question(one, view="teacher").ids for one in mine]
         config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, batch_size=32)
         model = self.accelerator.unwrap_model(self.model).eval()
         with self.compute_loss_context_manager():
             answers = answer_texts(model, self.renderer.tokenizer, prompts, config)
-        right = sum(a.text == wanted for a, (_, wanted) in zip(answers, mine, strict=True))
+        wanted = [_text_of(one.messages[-1].content) for one in mine]
+        right = sum(answer.text == text for answer, text in zip(answers, wanted, strict=True))
         return torch.tensor([right, len(mine)], dtype=torch.float64)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -316,10 +317,9 @@ class TextTrainer(SFTTrainer):
         return folder
 
 
-def pick(conversations: Sequence[Conversation], count: int) -> list[tuple[tuple[Any, ...], str]]:
-    """Questions of some conversations, evenly spread, and what is to be answered."""
-    some = [conversations[index] for index in spread(len(conversations), count)]
-    return [(one.messages[:-1], _text_of(one.messages[-1].content)) for one in some]
+def pick(conversations: Sequence[Conversation], count: int) -> list[Conversation]:
+    """Some of the conversations, evenly spread."""
+    return [conversations[index] for index in spread(len(conversations), count)]
 
 
 def _text_of(content: Sequence[Any]) -> str:

@@ -15,11 +15,17 @@ from transformers import PreTrainedTokenizerFast
 
 from blsp.tiny.llm import CHAT_TEMPLATE
 
-# Turns between two control tokens; a system prompt of its own where none is given. Adding content
-# to a string raises on lists.
-QWEN2_5 = """{%- if messages[0]['role'] != 'system' %}
-{{- '<|im_start|>system\\nBe kind.<|im_end|>\\n' }}
+# Turns between two control tokens; a system prompt of its own where none is given, which tools
+# follow. Adding content to a string raises on lists.
+QWEN2_5 = """{%- if messages[0]['role'] == 'system' %}
+{%- set system = messages[0]['content'] %}{%- set messages = messages[1:] %}
+{%- else %}{%- set system = 'Be kind.' %}{%- endif %}
+{{- '<|im_start|>system\\n' + system }}
+{%- if tools %}
+{{- '\\n\\nFunctions, to call between <tool_call></tool_call>:' }}
+{%- for tool in tools %}{{- '\\n' + tool | tojson }}{%- endfor %}
 {%- endif %}
+{{- '<|im_end|>\\n' }}
 {%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
 {%- endfor %}
@@ -47,7 +53,8 @@ QWEN3 = """{%- set ns = namespace(last=-1) %}
 {%- endif %}
 {%- endif %}"""
 
-# A dated system prompt, trimmed content, and lists printed as Python prints them.
+# A dated system prompt, trimmed content, lists printed as Python prints them; tools stand in the
+# first question.
 LLAMA3 = """{{- bos_token }}
 {%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}
 {%- if messages[0]['role'] == 'system' %}
@@ -55,7 +62,12 @@ LLAMA3 = """{{- bos_token }}
 {%- else %}{%- set system = '' %}{%- endif %}
 {{- '<|start|>system<|end|>\\n\\nToday: ' + date_string + '\\n\\n' + system + '<|eot|>' }}
 {%- for message in messages %}
-{{- '<|start|>' + message.role + '<|end|>\\n\\n' + message.content | string | trim + '<|eot|>' }}
+{{- '<|start|>' + message.role + '<|end|>\\n\\n' }}
+{%- if tools and loop.first %}
+{%- if not tools[0].function.parameters.type %}{{- raise_exception('No type') }}{%- endif %}
+{{- 'You may call: ' + tools | map(attribute='function') | list | tojson + '\\n\\n' }}
+{%- endif %}
+{{- message.content | string | trim + '<|eot|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|start|>assistant<|end|>\\n\\n' }}{%- endif %}"""
 
@@ -145,10 +157,25 @@ def build_prefixing_tokenizer() -> Any:
 
 def _finish(raw: Tokenizer, template: str, bos: str | None, eos: str) -> Any:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=bos, eos_token=eos)
-    # As in real tokenizers the think tags are added tokens, but not special ones.
-    tokenizer.add_tokens(["<think>", "</think>"])
+    # As in real tokenizers these tags are added tokens, but not special ones.
+    tokenizer.add_tokens(["<think>", "</think>", "<tool_call>", "</tool_call>"])
     tokenizer.chat_template = template
     return tokenizer
+
+
+TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"Turn the {name} on, \u201cplease\u201d",
+            "parameters": {"type": "object", "properties": {"room": {"type": "string"}}},
+        },
+    }
+    for name in ("light", "radio")
+]
+"""Functions as a template takes them."""
+TEMPLATES_WITH_TOOLS = ("qwen2.5", "llama3")
 
 
 def as_strings(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:

@@ -387,7 +387,10 @@ class Template:
 
 
 def test_a_value_of_any_kind_is_read_as_it_is_written() -> None:
-    text = "variables: {thinking: false, date: '2026-01-31', level: 2, share: 0.5, name: kind}"
+    text = (
+        "variables: {thinking: false, date: '2026-01-31', level: 2, share: 0.5, name: kind, "
+        "schema: {enum: [a, 1, null], nested: {}}}"
+    )
     template = parse_config(Template, text, name="r.yaml")
     assert template.variables == {
         "thinking": False,
@@ -395,13 +398,14 @@ def test_a_value_of_any_kind_is_read_as_it_is_written() -> None:
         "level": 2,
         "share": 0.5,
         "name": "kind",
+        "schema": {"enum": ["a", 1, None], "nested": {}},
     }
     assert parse_config(Template, dump_config(template), name="r.yaml") == template
 
 
-@pytest.mark.parametrize("value", ["no", "2026-01-31", "null", "[1]"])
+@pytest.mark.parametrize("value", ["no", "2026-01-31", "null", "[1, no]", "{y: no}"])
 def test_a_value_of_any_kind_is_not_guessed_at(value: str) -> None:
-    with pytest.raises(InputError, match=r"variables\.x: expected a text, found"):
+    with pytest.raises(InputError, match=r"variables\.x.*: expected a text, found"):
         parse_config(Template, f"variables: {{x: {value}}}", name="r.yaml")
 
 

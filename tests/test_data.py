@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from templates import build_tokenizer
+from templates import TOOLS, build_tokenizer
 
 from blsp.audio import save_audio
 from blsp.cli import main
@@ -149,6 +149,22 @@ def test_what_the_teacher_reads_instead_is_shown(
     assert "\nuser       <student: '', teacher: 'They sound sad.\\n'><audio a.wav, 0.50" in text
     assert "<|im_start|>user\n<audio a.wav, 0.50 s><|im_end|>" in text
     assert "<|im_start|>user\nThey sound sad.\nturn on<|im_end|>" in text
+
+
+def test_tools_are_shown_by_their_names_and_in_the_views_as_the_template_writes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = (
+        Message(role="user", content=(TextPart(text="turn on"),)),
+        Message(role="assistant", content=(TextPart(text="Oh."),)),
+    )
+    row = Conversation(id="a", messages=messages, tools=tuple(TOOLS))
+    write_rows(tmp_path / "c.jsonl", [row], META)
+    build_tokenizer("qwen2.5").save_pretrained(tmp_path / "llm")
+    code, text = run(capsys, "show", tmp_path / "c.jsonl", "--llm", tmp_path / "llm")
+    assert code == 0
+    assert text.startswith("id: a, tools: light radio\nuser ")
+    assert text.count('{"name": "radio", "description"') == 2
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from templates import build_tokenizer
+from templates import TOOLS, build_tokenizer
 
 from blsp.config import parse_config
 from blsp.dataset import ConversationDataset, DataConfig, Demands, expand_placeholders
@@ -85,6 +85,27 @@ def test_an_example_has_a_placeholder_a_speech_embedding_and_both_views(tmp_path
     assert example.teacher_input_ids.tolist() == teacher.ids
     assert example.teacher_labels.tolist() == teacher.labels
     assert [(tuple(one.shape), frames) for one, frames in example.features] == [((2, 80), 80)]
+
+
+def test_both_views_of_an_example_have_the_tools_of_their_conversation(tmp_path: Path) -> None:
+    renderer = Renderer(build_tokenizer("qwen2.5"), audio_token_id=AUDIO)
+    row = replace(speak("a", seconds=0.8), tools=tuple(TOOLS))
+    path = write(tmp_path / "c.jsonl", row, replace(row, id="b", tools=()))
+    config = DataConfig(conversations=(path,), foreign=True)
+    data = ConversationDataset(config, renderer, load_features, num_speech_tokens)
+    told, plain = data[0], data[1]
+    asked = renderer.render_question(row, view="teacher").ids
+    assert told.teacher_input_ids.tolist()[: len(asked)] == asked
+    heard = len(told.input_ids) - len(plain.input_ids)
+    assert heard == len(told.teacher_input_ids) - len(plain.teacher_input_ids) > 0
+    for labels in (told.labels, told.teacher_labels, plain.teacher_labels):
+        assert labels[labels != IGNORED].tolist() == plain.labels[plain.labels != IGNORED].tolist()
+    # What follows the recording is the same in both views.
+    answer = len(told.input_ids) - told.input_ids.tolist()[::-1].index(AUDIO)
+    suffix = told.input_ids.tolist()[answer:]
+    assert told.teacher_input_ids.tolist()[-len(suffix) :] == suffix
+    longer = [max(len(x.input_ids), len(x.teacher_input_ids)) for x in (told, plain)]
+    assert data.tokens.tolist() == longer
 
 
 def test_files_count_as_often_as_they_weigh(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from threading import Barrier
 
 import pytest
 
+from blsp import journal
 from blsp.errors import InputError
 from blsp.journal import Journal, Work, digest, finish_output
 from blsp.locking import hold
@@ -124,6 +125,27 @@ def test_a_run_goes_on_with_more_processes_or_fewer(
         "item 4 by 0 of 1",
         "item 5 by 2 of 3",
     ]
+
+
+def test_two_processes_that_end_at_once_do_not_stop_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both see that all is done; one writes, and the other leaves it to that one."""
+    out = tmp_path / "out"
+    assert share(out, 1, 2, monkeypatch) is None
+    with hold(out):
+        assert share(out, 0, 2, monkeypatch) is None
+    assert share(out, 0, 1, monkeypatch) is not None
+    assert len(out.read_text().splitlines()) == 6
+
+
+def test_a_journal_that_another_process_has_just_removed_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "out.journal.7"
+    monkeypatch.setattr(journal, "find_journals", lambda _: [gone])
+    with Journal(tmp_path / "out", PLAN) as found:
+        assert not found.done
 
 
 def test_a_whole_output_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,25 @@
 """Rendering: every template shape, both views, nothing injected, labels from the pieces."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from templates import SHAPES, as_strings, build_prefixing_tokenizer, build_tokenizer
+from templates import (
+    SHAPES,
+    TEMPLATES_WITH_TOOLS,
+    TOOLS,
+    as_strings,
+    build_prefixing_tokenizer,
+    build_tokenizer,
+)
 from transformers import AutoTokenizer
 
 from blsp.errors import InputError
 from blsp.manifest import AudioPart, Conversation, Message, Part, TextPart
 from blsp.rendering import (
+    _MOST_SKELETONS,
     IGNORED,
     PLAIN_TEMPLATE,
     Rendered,
@@ -350,6 +359,114 @@ def test_what_the_teacher_is_told_can_inject_nothing(shape: str, text: str) -> N
     plain = chat(message("user", heard()), reply)
     hostile, kind = (renderer(shape).render(each, view="teacher") for each in (said, plain))
     assert [t for t in hostile.ids if t in control] == [t for t in kind.ids if t in control]
+
+
+# --- tools ----------------------------------------------------------------------------------------
+
+CALL = '<tool_call>\n{"name": "light"}\n</tool_call>'
+WITH_TOOLS = [
+    (shape, replace(conversation, tools=tuple(TOOLS)))
+    for shape, conversation in CASES
+    if shape in TEMPLATES_WITH_TOOLS
+]
+
+
+@pytest.mark.parametrize(("shape", "conversation"), WITH_TOOLS)
+def test_tools_are_rendered_by_the_llms_own_template(
+    shape: str, conversation: Conversation
+) -> None:
+    tokenizer = TOKENIZERS[shape]
+    oracle = tokenizer.apply_chat_template(
+        as_strings(read(conversation)), tools=TOOLS, tokenize=False, **DATE
+    )
+    rendered = renderer(shape).render(conversation, view="teacher")
+    assert tokenizer.decode(rendered.ids) == oracle
+    assert rendered.ids == tokenizer(oracle, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(("shape", "conversation"), WITH_TOOLS)
+def test_tools_are_the_same_in_both_views_in_training_and_in_use(
+    shape: str, conversation: Conversation, view: View
+) -> None:
+    render = renderer(shape)
+    student, teacher = (render.render(conversation, view=each) for each in VIEWS)
+    assert without_audio(student) == without_transcripts(teacher)
+    bare = render.render(replace(conversation, tools=()), view=view)
+    assert trained_text(render.tokenizer, student) == trained_text(render.tokenizer, bare)
+    rendered = render.render(conversation, view=view)
+    first = next(i for i, label in enumerate(rendered.labels) if label != IGNORED)
+    assert render.render_question(conversation, view=view).ids == rendered.ids[:first]
+
+
+def test_each_list_of_tools_is_rendered_as_its_own() -> None:
+    render = renderer("qwen2.5")
+    both, one, none = (
+        render.render(replace(repeat(), tools=tuple(tools)), view="student")
+        for tools in (TOOLS, TOOLS[:1], ())
+    )
+    texts = [render.tokenizer.decode(each.ids) for each in (both, one, none)]
+    assert ["radio" in text for text in texts] == [True, False, False]
+    assert ["light" in text.partition("user")[0] for text in texts] == [True, True, False]
+
+
+def test_many_lists_of_tools_take_no_more_memory_than_some() -> None:
+    render = Renderer(TOKENIZERS["qwen2.5"])
+    for number in range(_MOST_SKELETONS + 10):
+        tool = {**TOOLS[0], "number": number}
+        render.render_prompt(repeat().messages[:-1], view="teacher", tools=[tool])
+    assert len(render._skeletons) <= _MOST_SKELETONS
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES.keys() - set(TEMPLATES_WITH_TOOLS)))
+def test_a_template_that_ignores_tools_is_refused(shape: str) -> None:
+    with pytest.raises(InputError) as caught:
+        renderer(shape).render(replace(repeat(), tools=tuple(TOOLS)), view="student")
+    assert str(caught.value) == (
+        "conversation 'c1': expected a chat template that shows tools, found one that renders the "
+        "same without them; take a language model whose template has them, or describe them in a "
+        "system prompt"
+    )
+
+
+def test_a_template_that_stops_at_tools_says_so() -> None:
+    untyped = {**TOOLS[0], "function": {**TOOLS[0]["function"], "parameters": {}}}
+    with pytest.raises(InputError, match="stops with TemplateError: No type; write the tools as"):
+        renderer("llama3").render(replace(repeat(), tools=(untyped,)), view="teacher")
+
+
+@pytest.mark.parametrize("text", ["<|im_end|>", "<tool_call>", "a \ue0000\ue001 marker"])
+def test_tools_can_inject_nothing(text: str) -> None:
+    tool = {**TOOLS[0], "function": {**TOOLS[0]["function"], "description": f"Say {text}"}}
+    with pytest.raises(InputError, match="tools: expected words, found"):
+        renderer("qwen2.5").render(replace(repeat(), tools=(tool,)), view="teacher")
+
+
+def test_a_call_is_trained_as_the_tokens_that_the_model_wrote() -> None:
+    render = renderer("qwen2.5")
+    rendered = render.render(replace(repeat(answer=CALL), tools=tuple(TOOLS)), view="student")
+    trained = [label for label in rendered.labels if label != IGNORED]
+    assert trained == render.tokenizer(f"{CALL}<|im_end|>")["input_ids"]
+
+
+def test_words_that_look_like_a_call_are_words_elsewhere() -> None:
+    """In a transcript, and in an answer that had no tools."""
+    render = renderer("qwen2.5")
+    tag = render.tokenizer.convert_tokens_to_ids("<tool_call>")
+    said = replace(repeat(CALL), tools=tuple(TOOLS))
+    kind = replace(repeat(), tools=tuple(TOOLS))
+    ids, plain = (render.render(each, view="teacher").ids for each in (said, kind))
+    assert ids.count(tag) == plain.count(tag)
+    assert tag not in render.render(repeat(answer=CALL), view="teacher").ids
+
+
+def test_a_reply_to_tools_ends_no_turn() -> None:
+    render = renderer("qwen2.5")
+    said = replace(repeat(answer=f"{CALL}<|im_end|>\n<|im_start|>"), tools=tuple(TOOLS))
+    rendered = render.render(said, view="teacher")
+    plain = render.render(replace(repeat(answer=CALL), tools=tuple(TOOLS)), view="teacher")
+    for token in map(render.tokenizer.convert_tokens_to_ids, ("<|im_end|>", "<|im_start|>")):
+        assert rendered.ids.count(token) == plain.ids.count(token)
 
 
 def test_a_system_role_that_the_template_refuses_is_one_line() -> None:

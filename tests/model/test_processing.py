@@ -11,11 +11,14 @@ import soundfile
 import torch
 from transformers import AutoProcessor, pipeline
 
+from blsp.dataset import expand_placeholders
 from blsp.errors import InputError
+from blsp.manifest import AudioPart, Message, TextPart
 from blsp.model import BlspProcessor, compose, save_checkpoint
 from blsp.model.loading import load_tokenizer
 from blsp.rendering import Renderer
 from tests.model.conftest import CHAT_TEMPLATE, build_tokenizer, make_audio, save_llm
+from tests.templates import QWEN2_5, TOOLS
 
 Pair = tuple[Any, Any]  # a model and its processor
 HOP, SECOND = 160, 16_000
@@ -251,6 +254,25 @@ def test_a_saved_processor_is_the_same(pair: Pair, tmp_path: Path) -> None:
     assert {k: v.tolist() for k, v in ours.items()} == {k: v.tolist() for k, v in theirs.items()}
     saved = json.loads((tmp_path / "checkpoint" / "processor_config.json").read_text())
     assert saved["audio_padding"] == "variable"
+
+
+def test_tools_stand_in_the_prompt_of_use_as_in_that_of_training(
+    make_llm: Callable[..., Path], whisper: Path
+) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = QWEN2_5
+    _, processor = compose(llm=make_llm("qwen3", tokenizer=tokenizer), encoder=whisper)
+    heard = AudioPart(audio="a.wav", duration=0.05, transcript="c")
+    messages = (
+        Message(role="system", content=(TextPart(text="be brief"),)),
+        Message(role="user", content=(TextPart(text="repeat:\n"), heard)),
+    )
+    renderer = Renderer(processor.tokenizer, audio_token_id=processor.audio_token_id)
+    trained = renderer.render_prompt(messages, view="student", tools=TOOLS)
+    ids, _ = expand_placeholders(trained, [processor.num_speech_tokens(800)])
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    used = processor.apply_chat_template(chat(make_audio(800)), tools=TOOLS, **options)
+    assert used["input_ids"][0].tolist() == ids
 
 
 def test_several_named_templates_all_take_audio_parts(
