@@ -5,6 +5,25 @@ adds to it (`Statistics`), so that intervals and paired tests resample utterance
 of averages. Rows (`Metric`) leave. `python -m blsp.metrics VECTORS.json` checks it all.
 """
 
+from blsp.metrics.answers import (
+    contains_gold,
+    read_golds,
+    score_exact,
+    score_words,
+    squad_em,
+    squad_f1,
+    write_golds,
+)
+from blsp.metrics.frames import (
+    Frame,
+    frame_f1,
+    intent_accuracy,
+    invalid_frames,
+    parse_frame,
+    slue_scores,
+    slurp_scores,
+    write_frame,
+)
 from blsp.metrics.intervals import Comparison, Metric, compare, measure, wilson_interval
 from blsp.metrics.labels import (
     exact_match,
@@ -17,6 +36,7 @@ from blsp.metrics.labels import (
 from blsp.metrics.normalizers import (
     BASIC,
     BASIC_CHARACTERS,
+    GIGASPEECH,
     RAW,
     Normalizer,
     build_normalizer,
@@ -27,14 +47,23 @@ from blsp.metrics.replies import check_phrases, distinct_replies, fitting_replie
 from blsp.metrics.seeds import Difference, Estimate, compare_seeds, holm, measure_seeds
 from blsp.metrics.statistics import Pairs, Statistics, drop_empty_references, pair_texts
 from blsp.metrics.translation import bleu, bleu_tokenizer, chrf
+from blsp.metrics.voicebench import (
+    choice_accuracy,
+    extract_choice,
+    refusal_rate,
+    refuses,
+    unparsed_choices,
+)
 
 __all__ = [
     "BASIC",
     "BASIC_CHARACTERS",
+    "GIGASPEECH",
     "RAW",
     "Comparison",
     "Difference",
     "Estimate",
+    "Frame",
     "Metric",
     "Normalizer",
     "Pairs",
@@ -44,24 +73,43 @@ __all__ = [
     "build_normalizer",
     "character_error_rate",
     "check_phrases",
+    "choice_accuracy",
     "chrf",
     "compare",
     "compare_seeds",
+    "contains_gold",
     "count_errors",
     "distinct_replies",
     "drop_empty_references",
     "exact_match",
+    "extract_choice",
     "fitting_replies",
+    "frame_f1",
     "holm",
+    "intent_accuracy",
+    "invalid_frames",
     "invalid_rate",
     "label_accuracy",
     "load_english_normalizer",
     "measure",
     "measure_seeds",
     "pair_texts",
+    "parse_frame",
     "parse_label",
+    "read_golds",
+    "refusal_rate",
+    "refuses",
     "score_classes",
+    "score_exact",
+    "score_words",
+    "slue_scores",
+    "slurp_scores",
+    "squad_em",
+    "squad_f1",
+    "unparsed_choices",
     "unweighted_accuracy",
     "wilson_interval",
     "word_error_rate",
+    "write_frame",
+    "write_golds",
 ]
