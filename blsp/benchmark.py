@@ -340,6 +340,7 @@ class _Asking:
                 prediction=text,
                 finish_reason=reason,
                 group=task.group_of(utterance),
+                speaker=utterance.speaker,
             )
             for (task, utterance, reference), text, reason in zip(
                 questions, texts, reasons, strict=True

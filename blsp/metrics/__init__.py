@@ -45,7 +45,8 @@ from blsp.metrics.normalizers import (
 from blsp.metrics.recognition import character_error_rate, count_errors, word_error_rate
 from blsp.metrics.replies import check_phrases, distinct_replies, fitting_replies
 from blsp.metrics.seeds import Difference, Estimate, compare_seeds, holm, measure_seeds
-from blsp.metrics.statistics import Pairs, Statistics, drop_empty_references, pair_texts
+from blsp.metrics.significance import mcnemar_test, randomization_test
+from blsp.metrics.statistics import Pairs, Statistics, cluster, drop_empty_references, pair_texts
 from blsp.metrics.translation import bleu, bleu_tokenizer, chrf
 from blsp.metrics.voicebench import (
     choice_accuracy,
@@ -75,6 +76,7 @@ __all__ = [
     "check_phrases",
     "choice_accuracy",
     "chrf",
+    "cluster",
     "compare",
     "compare_seeds",
     "contains_gold",
@@ -91,11 +93,13 @@ __all__ = [
     "invalid_rate",
     "label_accuracy",
     "load_english_normalizer",
+    "mcnemar_test",
     "measure",
     "measure_seeds",
     "pair_texts",
     "parse_frame",
     "parse_label",
+    "randomization_test",
     "read_golds",
     "refusal_rate",
     "refuses",
