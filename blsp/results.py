@@ -13,8 +13,9 @@ versions, time, memory); `results.json` repeats that and adds:
   (null for error rates, whose ratio says little, and over 0).
 - `checks`: whether shuffled audio scores inside the interval of shuffled transcripts; a `better`
   one means that the answer reaches the model by another way than the sound.
-- `counts` a system, task and condition: `n, missing, truncated, empty`, `invalid` where there are
-  labels, `without_words` where an error rate left out references.
+- `counts` a system, task and condition: `n, missing, truncated, empty`, `invalid` where a
+  label, a letter or a JSON object is read out of answers, `without_words` where an error rate left
+  out references.
 
 `format_version` grows when a key changes its meaning; readers pass over keys they do not know.
 """
@@ -38,9 +39,15 @@ from blsp.metrics import (
     measure,
     randomization_test,
 )
-from blsp.metrics import invalid_rate as compute_invalid_rate
 from blsp.prediction_log import Prediction, PredictionLog
-from blsp.tasks import ERROR_RATES, LOWER_IS_BETTER, Task, compute_statistics
+from blsp.tasks import (
+    ERROR_RATES,
+    LOWER_IS_BETTER,
+    NORMALIZED,
+    Task,
+    compute_statistics,
+    count_invalid,
+)
 
 FORMAT_VERSION = 1
 RUN, RESULTS, SIMILARITY = "run.json", "results.json", "similarity.json"
@@ -147,7 +154,7 @@ def compute_scores(
 
 
 def _normalizer(task: Task, metric: str, folder: Path) -> Normalizer | None:
-    return build_normalizer(task.language, folder) if metric in ERROR_RATES else None
+    return build_normalizer(task.language, folder) if metric in NORMALIZED else None
 
 
 def references_of(answers: Mapping[str, Mapping[str, Prediction]]) -> dict[str, str]:
@@ -269,9 +276,8 @@ def _counts(
             "truncated": sum(row.finish_reason == "length" for row in rows),
             "empty": sum(not row.prediction.strip() for row in rows),
         }
-        if task.labels:
-            invalid = compute_invalid_rate(pairs, task.labels).counts[:, 0].sum()
-            counts["invalid"] = int(invalid)
+        if (invalid := count_invalid(task, pairs)) is not None:
+            counts["invalid"] = invalid
         for metric in ERROR_RATES & set(task.metrics):
             counts["without_words"] = len(pairs) - len(scores[metric][system].ids)
         yield {"system": system, **where, **counts}

@@ -8,6 +8,7 @@ import pytest
 from blsp.errors import InputError
 from blsp.metrics import (
     GIGASPEECH,
+    GIGASPEECH_WRITTEN,
     Normalizer,
     Pairs,
     choice_accuracy,
@@ -204,6 +205,10 @@ def test_a_pattern_stands_for_its_phrases_in_their_order() -> None:
 )
 def test_texts_of_gigaspeech(text: str, scored: str) -> None:
     assert GIGASPEECH.apply(text) == scored
+
+
+def test_signs_at_the_end_of_words_go_where_there_are_no_tags() -> None:
+    assert GIGASPEECH_WRITTEN.apply("Um, it's 3.5, e-mail me!?") == "IT'S 3.5 E MAIL ME"
 
 
 def test_golds_are_one_line() -> None:

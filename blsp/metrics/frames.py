@@ -196,32 +196,37 @@ def _check_ids(gold: Mapping[str, Any], predicted: Mapping[str, Any]) -> None:
 
 # --- frames as answers ----------------------------------------------------------------------------
 
-FrameMetric = Literal["slurp_f1", "slot_f1"]
+FrameMetric = Literal["slurp_f1", "slot_f1", "ner_f1", "ner_label_f1"]
+
+_SLURP_NAMES = {"slurp_f1": "slu_f1", "slot_f1": "span_f1"}
 
 
-def write_frame(intent: str, slots: Sequence[Slot]) -> str:
+def write_frame(intent: str | None, slots: Sequence[Slot]) -> str:
     """Return a frame as the one text that a reference is, and as a model is to answer."""
+    named = {} if intent is None else {"intent": intent}
     entities = [{"type": kind, "filler": filler} for kind, filler in slots]
-    return json.dumps({"intent": intent, "entities": entities}, ensure_ascii=False)
+    return json.dumps(named | {"entities": entities}, ensure_ascii=False)
 
 
 def parse_frame(text: str) -> Frame | None:
     """Return the frame that an answer gives, or None.
 
     It is the first JSON object in the text, whatever stands around it: `intent`, a text, and
-    `entities`, a list of objects with `type` and `filler`, which may be lacking where there are
-    none. Case and spaces do not matter, in intent and types `_`, `-` and spaces are one. What has
-    another form gives nothing: half an answer would be a guess at the rest.
+    `entities`, a list of objects with `type` and `filler`; one of the two may be lacking. Case and
+    spaces do not matter, in intent and types `_`, `-` and spaces are one. What has another form
+    gives nothing: half an answer would be a guess at the rest.
     """
-    row = _first_object(text)
-    entities = (row or {}).get("entities") or []
-    if row is None or not isinstance(row.get("intent"), str) or not isinstance(entities, list):
+    row = _first_object(text) or {}
+    intent, entities = row.get("intent", ""), row.get("entities") or []
+    if not row.keys() & {"intent", "entities"}:
         return None
-    slots = [_read_slot(entity) for entity in entities]
-    if any(slot is None for slot in slots):
+    if not isinstance(intent, str) or not isinstance(entities, list):
         return None
-    scenario, _, action = _plain_name(row["intent"]).partition("_")
-    return Frame(scenario, action, tuple(slot for slot in slots if slot))
+    slots = [slot for entity in entities if (slot := _read_slot(entity))]
+    if len(slots) < len(entities):
+        return None
+    scenario, _, action = _plain_name(intent).partition("_")
+    return Frame(scenario, action, tuple(slots))
 
 
 def _first_object(text: str) -> dict[str, Any] | None:
@@ -250,14 +255,18 @@ def _plain_name(text: str) -> str:
 
 
 def frame_f1(metric: FrameMetric, pairs: Pairs) -> Statistics:
-    """SLURP-F1 of answers, or F1 of equal slots; what is no frame has missed every slot.
+    """F1 of slots in answers: SLURP's, of equal ones, or SLUE's; what is no frame misses them all.
 
     Raises:
         InputError: a reference that is no frame.
     """
-    gold, found = _read_frames(pairs)
-    scores = slurp_scores(gold, {i: frame for i, frame in found.items() if frame})
-    chosen = scores["slu_f1" if metric == "slurp_f1" else "span_f1"]
+    gold, answers = _read_frames(pairs)
+    found = {identity: frame for identity, frame in answers.items() if frame}
+    if metric in _SLURP_NAMES:
+        chosen = slurp_scores(gold, found)[_SLURP_NAMES[metric]]
+    else:
+        right, predicted = ({i: one.slots for i, one in side.items()} for side in (gold, found))
+        chosen = slue_scores(right, predicted)[metric]
     return replace(chosen, metric=metric, signature=f"{chosen.signature}|{_PARSE}")
 
 

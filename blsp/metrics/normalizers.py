@@ -65,6 +65,14 @@ GIGASPEECH = Normalizer("gigaspeech", _spell_gigaspeech)
 """What GigaSpeech's own scorer does before it counts: capitals, hyphens apart, no fillers, no tags
 of punctuation, noise and unknown words. Its scores are not those of Whisper's normaliser."""
 
+_MARKS = re.compile(r"[,.?!]+(?=\s|$)")
+
+GIGASPEECH_WRITTEN = Normalizer(
+    "gigaspeech-written", lambda text: _spell_gigaspeech(_MARKS.sub(" ", text))
+)
+"""The same for texts with signs where the corpus has tags, as our manifests and language models
+write them."""
+
 
 def load_english_normalizer(path: Path) -> Normalizer:
     """Return Whisper's English normaliser with the spellings of a checkpoint.

@@ -13,7 +13,7 @@ from transformers import WhisperTokenizer
 from blsp.audio import save_audio
 from blsp.cli import main
 from blsp.generation import GenerationConfig
-from blsp.manifest import Meta, Utterance, write_rows
+from blsp.manifest import Entity, Meta, Utterance, write_rows
 from blsp.model import compose, load_checkpoint, save_checkpoint
 from blsp.results import SHUFFLED_TEXT, SYSTEMS
 from blsp.systems import build_models, find_whisper
@@ -58,8 +58,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 language="en",
                 intent=text.split()[0],
                 emotion=("sad", "happy", "sad")[i],
+                entities=(Entity(type="name", filler=text.split()[1]),) if i else (),
                 translation={"de": f"{text} bitte"},
-                extra={"answers": {"who": text.split()[1]}},
+                extra={"answers": {"who": text.split()[1]}}
+                | {"golds": [text, "x"], "letter": "ABA"[i]},
             )
         )
     write_rows(folder / "test.jsonl", rows, Meta(command="test"))
@@ -77,6 +79,24 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "emotion",
             ["accuracy", "unweighted_accuracy", "invalid_rate"],
             "options: happy, sad.\n\nSpeech:\n{audio}",
+        ),
+        (
+            ["--task", "slu", "--slots"],
+            "slots",
+            ["intent_accuracy", "slurp_f1", "slot_f1", "invalid_frames"],
+            "Intents: call, play\nTypes: name\n{audio}",
+        ),
+        (
+            ["--task", "sqa", "--reference", "golds"],
+            "sqa",
+            ["squad_em", "squad_f1", "contains_gold", "spoken_em", "spoken_f1"],
+            "as few words as possible, not with a sentence.\n{audio}",
+        ),
+        (
+            ["--task", "sqa", "--reference", "letter"],
+            "sqa",
+            ["choice_accuracy", "unparsed_choices"],
+            "with the letter of the right option",
         ),
         (
             ["--task", "reply", "--reference", "answers.who", "--instruction", "Who?"],
@@ -114,6 +134,20 @@ def test_each_task_scores_any_manifest(  # noqa: PLR0913
     assert results["models"]["decoding"]["max_new_tokens"] == 3
     assert (out / "report.html").is_file()
     assert "text bound" in capsys.readouterr().out
+
+
+def test_gigaspeech_is_scored_by_its_own_normaliser_too(
+    checkpoint: Path, manifest: Path, tmp_path: Path
+) -> None:
+    rows = manifest.read_text().splitlines()
+    marked = [json.dumps(json.loads(row) | {"source": "GigaSpeech"}) for row in rows]
+    copy = manifest.with_name("giga.jsonl")
+    copy.write_text("\n".join(marked) + "\n")
+    out = tmp_path / "out"
+    call = ["bench", "asr", str(checkpoint), "--manifest", str(copy), "--out", str(out), *FEW]
+    assert main([*call, "--systems", "text bound"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert [row["metric"] for row in results["rows"]] == ["wer", "cer", "gigaspeech_wer"]
 
 
 def test_conditions_systems_and_limit_can_be_chosen(
@@ -178,7 +212,7 @@ def test_a_wrong_argument_is_one_line(
     assert message in captured and captured.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["asr", "st", "slu", "ser", "reply"])
+@pytest.mark.parametrize("name", ["asr", "st", "slu", "ser", "sqa", "reply"])
 def test_a_program_runs_as_a_module(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
