@@ -42,7 +42,7 @@ from blsp.results import (
     write_json,
 )
 from blsp.systems import Audio, Models
-from blsp.tasks import ERROR_RATES, Task, build_messages, recognition_metrics
+from blsp.tasks import NORMALIZED, Task, build_messages, recognition_metrics
 
 TRANSCRIPT = "transcript"
 """The task that Whisper answers for the cascade."""
@@ -292,7 +292,7 @@ def _copy_spellings(benchmark: Benchmark, models: Models, out: Path) -> None:
     if CASCADE in benchmark.systems:
         tasks.append(_transcript_task(benchmark))
     for task in tasks:
-        if ERROR_RATES & set(task.metrics):
+        if NORMALIZED & set(task.metrics):
             build_normalizer(task.language, models.whisper)  # refuses before hours are spent
             if (table := models.whisper / "normalizer.json").is_file():
                 shutil.copyfile(table, out / table.name)
@@ -340,6 +340,7 @@ class _Asking:
                 prediction=text,
                 finish_reason=reason,
                 group=task.group_of(utterance),
+                speaker=utterance.speaker,
             )
             for (task, utterance, reference), text, reason in zip(
                 questions, texts, reasons, strict=True
@@ -390,7 +391,7 @@ def _ask(
 
 def _read(asking: _Asking, questions: Sequence[Question], words: Mapping[str, str]) -> list[Answer]:
     return asking.models.read(
-        [build_messages(task.prompt_for(one.id), one, words[one.id]) for task, one, _ in questions]
+        [build_messages(task.ask(one), one, words[one.id]) for task, one, _ in questions]
     )
 
 
@@ -402,9 +403,7 @@ def _hear(
     """Answers to recordings; ``heard``: id -> whose recording is given instead of its own."""
     given = {one.id: heard.get(one.id, one) for _, one, _ in questions}
     audio = {identity: asking.load(one) for identity, one in given.items()}
-    chats = [
-        build_messages(task.prompt_for(one.id), given[one.id], "") for task, one, _ in questions
-    ]
+    chats = [build_messages(task.ask(one), given[one.id], "") for task, one, _ in questions]
     return asking.models.hear(chats, [audio[one.id] for _, one, _ in questions])
 
 
@@ -456,10 +455,10 @@ def _write_texts(
 
 
 def _random_answers(asking: _Asking, questions: Sequence[Question]) -> list[str]:
-    """A random label, or the reference of a random other utterance."""
+    """A random label, or what is right for a random utterance."""
     references: dict[str, list[str]] = {}
     for task, _, reference in asking.benchmark.questions(asking.test_set):
-        references.setdefault(task.name, []).append(reference)
+        references.setdefault(task.name, []).append(task.example_of(reference))
     found = []
     for task, utterance, _ in questions:
         rng = random.Random(f"{asking.benchmark.seed} {task.name} {utterance.id}")

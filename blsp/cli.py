@@ -31,7 +31,10 @@ COMMANDS = {
     "chat": ("blsp.terminal:main", "talk with a checkpoint in the terminal"),
     "train": ("blsp.train:main", "run a recipe: train the adapter of a speech model"),
     "sft": ("blsp.sft:main", "train a language model on text, before it learns to hear"),
-    "eval": ("blsp.cli:run_eval", "score a checkpoint on any manifest: asr, st, slu, ser, reply"),
+    "eval": (
+        "blsp.cli:run_eval",
+        "score a checkpoint on any manifest: asr, st, slu, ser, sqa, reply",
+    ),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
     "report": ("blsp.evaluate:report_main", "score a run's predictions again, write report.html"),
     "export": ("blsp.export:main", "write a checkpoint and its base models into one folder"),

@@ -1,9 +1,9 @@
 """What systems answered: JSON lines that a run appends to, so that a killed one goes on.
 
 One file a system lies in `predictions/`. A line has `id, system, task, condition, reference,
-prediction`, `finish_reason` where the answer was generated (`length`: cut at the limit), and
-`group` where answers are compared with each other. Texts are kept as they came, scores are computed
-from these files and from nothing else.
+prediction`, `finish_reason` where the answer was generated (`length`: cut at the limit), `group`
+where answers are compared with each other, and `speaker` where the manifest knows it. Texts are
+kept as they came, scores are computed from these files and from nothing else.
 """
 
 import json
@@ -33,6 +33,7 @@ class Prediction:
     finish_reason: str | None = None
     group: str | None = None
     """What it is compared within."""
+    speaker: str | None = None
 
     @property
     def cell(self) -> Cell:

@@ -4,14 +4,18 @@
 versions, time, memory); `results.json` repeats that and adds:
 
 - `rows`: `system, task, condition, metric, value, ci_low, ci_high, n, held_out`, and how the number
-  and its interval were made, `signature` and `interval`. All values are fractions.
+  and its interval were made, `signature` and `interval`. All values are fractions. Where the
+  manifest names several speakers, `by_speaker` (`n, ci_low, ci_high`) is the interval that draws
+  speakers.
 - `comparisons`: the speech model minus another system on the same utterances, paired, with
-  `difference, ci_low, ci_high, p_value, n`, and `ratio`, its value over the other's (null for error
-  rates, whose ratio says little, and over 0).
+  `difference, ci_low, ci_high, p_value, n`; `p_randomization` and, of what is right or wrong,
+  `p_mcnemar` (else null), two tests beside the bootstrap's; and `ratio`, its value over the other's
+  (null for error rates, whose ratio says little, and over 0).
 - `checks`: whether shuffled audio scores inside the interval of shuffled transcripts; a `better`
   one means that the answer reaches the model by another way than the sound.
-- `counts` a system, task and condition: `n, missing, truncated, empty`, `invalid` where there are
-  labels, `without_words` where an error rate left out references.
+- `counts` a system, task and condition: `n, missing, truncated, empty`, `invalid` where a
+  label, a letter or a JSON object is read out of answers, `without_words` where an error rate left
+  out references.
 
 `format_version` grows when a key changes its meaning; readers pass over keys they do not know.
 """
@@ -24,10 +28,26 @@ from typing import Any
 
 from blsp.errors import InputError
 from blsp.files import atomic_path
-from blsp.metrics import Normalizer, Pairs, Statistics, build_normalizer, compare, measure
-from blsp.metrics import invalid_rate as compute_invalid_rate
+from blsp.metrics import (
+    Normalizer,
+    Pairs,
+    Statistics,
+    build_normalizer,
+    cluster,
+    compare,
+    mcnemar_test,
+    measure,
+    randomization_test,
+)
 from blsp.prediction_log import Prediction, PredictionLog
-from blsp.tasks import ERROR_RATES, LOWER_IS_BETTER, Task, compute_statistics
+from blsp.tasks import (
+    ERROR_RATES,
+    LOWER_IS_BETTER,
+    NORMALIZED,
+    Task,
+    compute_statistics,
+    count_invalid,
+)
 
 FORMAT_VERSION = 1
 RUN, RESULTS, SIMILARITY = "run.json", "results.json", "similarity.json"
@@ -61,7 +81,7 @@ def recompute(folder: str | Path) -> dict[str, Any]:
             continue  # not asked yet, or what Whisper heard where nobody wrote transcripts
         scores = compute_scores(task, answers, folder)
         where = {"task": task.name, "condition": condition}
-        results["rows"] += _rows(scores, where, held_out=task.held_out)
+        results["rows"] += _rows(scores, where, _speakers(answers), held_out=task.held_out)
         results["comparisons"] += _comparisons(scores, where)
         results["checks"] += _checks(scores, task, where)
         results["counts"] += _counts(task, answers, scores, where)
@@ -134,7 +154,7 @@ def compute_scores(
 
 
 def _normalizer(task: Task, metric: str, folder: Path) -> Normalizer | None:
-    return build_normalizer(task.language, folder) if metric in ERROR_RATES else None
+    return build_normalizer(task.language, folder) if metric in NORMALIZED else None
 
 
 def references_of(answers: Mapping[str, Mapping[str, Prediction]]) -> dict[str, str]:
@@ -159,7 +179,9 @@ def _pairs(answers: Mapping[str, Mapping[str, Prediction]]) -> dict[str, Pairs]:
     }
 
 
-def _rows(scores: Scores, where: Mapping[str, str], *, held_out: bool) -> Iterator[dict[str, Any]]:
+def _rows(
+    scores: Scores, where: Mapping[str, str], speakers: Mapping[str, str], *, held_out: bool
+) -> Iterator[dict[str, Any]]:
     for by_system in scores.values():
         for system, statistics in by_system.items():
             measured = asdict(measure(statistics))
@@ -170,7 +192,23 @@ def _rows(scores: Scores, where: Mapping[str, str], *, held_out: bool) -> Iterat
                 **{key: measured.pop(key) for key in order},
                 "held_out": held_out,
                 **measured,
+                **_by_speaker(statistics, speakers),
             }
+
+
+def _speakers(answers: Mapping[str, Mapping[str, Prediction]]) -> dict[str, str]:
+    """Id -> who speaks, of the utterances where that is known."""
+    return {i: row.speaker for rows in answers.values() for i, row in rows.items() if row.speaker}
+
+
+def _by_speaker(statistics: Statistics, speakers: Mapping[str, str]) -> dict[str, Any]:
+    """The interval that draws speakers, if all are known and there are several."""
+    known = [speakers[each] for each in statistics.ids if each in speakers]
+    all_known = statistics.unit == "utterances" and len(known) == len(statistics.ids)
+    if not all_known or len(set(known)) < 2:
+        return {}
+    found = measure(cluster(statistics, speakers, "speakers"))
+    return {"by_speaker": {"n": found.n, "ci_low": found.ci_low, "ci_high": found.ci_high}}
 
 
 def _comparisons(scores: Scores, where: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -179,7 +217,8 @@ def _comparisons(scores: Scores, where: Mapping[str, str]) -> Iterator[dict[str,
         for other in (CASCADE, TEXT_BOUND):
             if SPEECH not in by_system or other not in by_system:
                 continue
-            found = compare(by_system[SPEECH], by_system[other])
+            pair = by_system[SPEECH], by_system[other]
+            found, share = compare(*pair), pair[0].proportion
             yardstick = by_system[other].value
             yield {
                 "first": SPEECH,
@@ -190,6 +229,8 @@ def _comparisons(scores: Scores, where: Mapping[str, str]) -> Iterator[dict[str,
                 "ci_low": found.ci_low,
                 "ci_high": found.ci_high,
                 "p_value": found.p_value,
+                "p_randomization": randomization_test(*pair),
+                "p_mcnemar": mcnemar_test(*pair) if share else None,
                 "ratio": by_system[SPEECH].value / yardstick if shares and yardstick else None,
                 "n": found.n,
             }
@@ -235,9 +276,8 @@ def _counts(
             "truncated": sum(row.finish_reason == "length" for row in rows),
             "empty": sum(not row.prediction.strip() for row in rows),
         }
-        if task.labels:
-            invalid = compute_invalid_rate(pairs, task.labels).counts[:, 0].sum()
-            counts["invalid"] = int(invalid)
+        if (invalid := count_invalid(task, pairs)) is not None:
+            counts["invalid"] = invalid
         for metric in ERROR_RATES & set(task.metrics):
             counts["without_words"] = len(pairs) - len(scores[metric][system].ids)
         yield {"system": system, **where, **counts}

@@ -4,7 +4,7 @@
     python -m eval.asr CHECKPOINT --manifest clean=clean.jsonl --manifest noisy=noisy.jsonl
 
 Both sides go through Whisper's normaliser for the language; Chinese and Japanese are scored by
-characters. The manifest needs `text`.
+characters. The manifest needs `text`. GigaSpeech is also scored by its authors' normaliser.
 """
 
 import sys
@@ -23,11 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     sets = load_sets(options)
     language = options.language or next(iter(find_values(sets, "language")), "en")
+    metrics = recognition_metrics(language)
+    if find_values(sets, "source") == ("GigaSpeech",):
+        metrics = (*metrics, "gigaspeech_wer")
     task = Task(
         name="asr",
         prompts=tuple(options.instruction or [INSTRUCTION]),
         reference="text",
-        metrics=recognition_metrics(language),
+        metrics=metrics,
         language=language,
         held_out=options.held_out,
     )

@@ -1,16 +1,34 @@
-"""Spoken language understanding: intent accuracy on any manifest with intents.
+"""Spoken language understanding: intents, and with `--slots` entities, on any manifest with them.
 
     blsp bench slu CHECKPOINT --manifest test.jsonl
     python -m eval.slu CHECKPOINT --manifest test.jsonl --labels call,play_music,timer
+    blsp bench slu CHECKPOINT --manifest slurp-test.jsonl --slots --max-new-tokens 256
 
 The labels are all intents of the manifests unless named. They stand in the prompt; the answer is
 read as free text, and what names no label, or several, is wrong and counted as invalid.
+
+With `--slots` the answer is one JSON object, `{"intent": "...", "entities": [{"type": "...",
+"filler": "..."}]}`, scored by SLURP-F1, F1 of equal slots and accuracy of the intent. Where there
+are entities and no intents (SLUE), it is scored as SLUE does. What is no such object has found
+nothing and is counted as invalid.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
-from blsp.evaluate import LabelBenchmark, run_labels
+from blsp.benchmark import TestSet
+from blsp.errors import InputError
+from blsp.evaluate import (
+    LabelBenchmark,
+    build_parser,
+    find_values,
+    load_sets,
+    run_labels,
+    run_tasks,
+    write_command,
+)
+from blsp.tasks import MetricName, Task
 
 BENCHMARK = LabelBenchmark(
     name="slu",
@@ -22,10 +40,67 @@ BENCHMARK = LabelBenchmark(
     metrics=("accuracy", "invalid_rate"),
 )
 
+SLOTS = "--slots"
+SLOT_INSTRUCTION = (
+    "What does the speaker want? Answer with one JSON object and nothing else: "
+    '{"intent": INTENT, "entities": [{"type": TYPE, "filler": WORDS}, ...]}, where WORDS are the '
+    "speaker's own, and entities is [] if there are none.\nIntents: {labels}\nTypes: {types}\n"
+    "{audio}"
+)
+SLOT_METRICS: tuple[MetricName, ...] = (
+    "intent_accuracy",
+    "slurp_f1",
+    "slot_f1",
+    "invalid_frames",
+)
+NAME_INSTRUCTION = (
+    "What does the speaker name? Answer with one JSON object and nothing else: "
+    '{"entities": [{"type": TYPE, "filler": WORDS}, ...]}, where WORDS are the speaker\'s own, and '
+    "entities is [] if nothing is named.\nTypes: {types}\n{audio}"
+)
+NAME_METRICS: tuple[MetricName, ...] = ("ner_f1", "ner_label_f1", "invalid_frames")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score a checkpoint; returns the exit code."""
-    return run_labels(BENCHMARK, __doc__ or "", argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    if SLOTS not in arguments and not {"-h", "--help"} & set(arguments):
+        return run_labels(BENCHMARK, __doc__ or "", argv)
+    parser = build_parser("slu", __doc__ or "")
+    parser.add_argument("--labels", help="all intents, with commas (default: the manifests')")
+    parser.add_argument(SLOTS, action="store_true", help="ask for entities too, as JSON")
+    options = parser.parse_args(argv)
+    sets = load_sets(options)
+    task = build_slot_task(options, sets)
+    return run_tasks(options, [task], sets, command=write_command("slu", argv))
+
+
+def build_slot_task(options: argparse.Namespace, sets: Sequence[TestSet]) -> Task:
+    """Return the task of intents and entities, or of entities alone where there are no intents.
+
+    Raises:
+        InputError: no utterance has an entity.
+    """
+    entities = [each for one in sets for row in one.utterances for each in row.entities]
+    if not entities:
+        raise InputError(
+            f"expected `entities` in the utterances of {', '.join(options.manifest)}, found none; "
+            f"add them, or leave out {SLOTS}"
+        )
+    found = find_values(sets, "intent")
+    labels = options.labels.split(",") if options.labels else found
+    kinds = sorted({each.type for each in entities})
+    prompts = options.instruction or [SLOT_INSTRUCTION if found else NAME_INSTRUCTION]
+    return Task(
+        name="slots",
+        prompts=tuple(
+            prompt.replace("{labels}", ", ".join(labels)).replace("{types}", ", ".join(kinds))
+            for prompt in prompts
+        ),
+        reference="entities",
+        metrics=SLOT_METRICS if found else NAME_METRICS,
+        held_out=options.held_out,
+    )
 
 
 if __name__ == "__main__":

@@ -291,6 +291,23 @@ def test_speech_is_compared_with_the_cascade_in_pairs(
     assert found["intent", "accuracy"]["ratio"] == pytest.approx(4 / 3)
     assert found["asr", "wer"]["difference"] == pytest.approx(-2 / 12)
     assert (found["asr", "wer"]["n"], found["asr", "wer"]["ratio"]) == (4, None)
+    # One of four is right in speech alone; of 2 ** 4 swaps every one is as far.
+    assert (found["intent", "accuracy"]["p_mcnemar"], found["asr", "wer"]["p_mcnemar"]) == (1, None)
+    assert found["asr", "wer"]["p_randomization"] == 1
+
+
+def test_speakers_are_drawn_where_the_manifest_names_them(
+    spoken: Path, spellings: Path, tmp_path: Path
+) -> None:
+    named = [utterance(i, speaker="ann" if i < 2 else "bob") for i in range(4)]
+    write_rows(spoken, named, Meta(command="test"))
+    results = run(benchmark(spoken), Fakes(spellings).models, tmp_path / "out")
+    row = next(r for r in results["rows"] if (r["system"], r["metric"]) == ("cascade", "accuracy"))
+    # One of the two speakers has both right, the other one of two.
+    assert row["by_speaker"] == {"n": 2, "ci_low": 0.5, "ci_high": 1.0}
+    write_rows(spoken, [utterance(i, speaker="ann") for i in range(4)], Meta(command="test"))
+    results = run(benchmark(spoken), Fakes(spellings).models, tmp_path / "one")
+    assert not any("by_speaker" in row for row in results["rows"])
 
 
 @pytest.mark.parametrize(

@@ -545,13 +545,27 @@ def test_vectors_are_counted(
     assert capsys.readouterr().out == f"{skipped}5 passed, 0 failed, 1 skipped\n"
 
 
-def test_without_spellings_english_is_skipped(
+def test_english_that_needs_more_spellings_than_are_at_hand_is_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "vectors.json"
-    file.write_text(json.dumps(VECTORS))
+    entry = {"refs": ["my tyres"], "hyps": ["my tires"], "normalizer": "en", "wer": 0.0}
+    counts = {"S": 0, "D": 0, "I": 0, "H": 2}
+    vectors = {"normalize_en": [["Ten per cent", "10%"], ["My tyre", "my tire"]]}
+    file.write_text(json.dumps(vectors | {"wer": [entry | counts]}))
     assert main([str(file)]) == 0
-    assert "skipped 1 of normalize_en: give --whisper FOLDER" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "skipped 1 of normalize_en: give --whisper FOLDER" in out
+    assert "skipped 1 of wer: give --whisper FOLDER" in out
+    assert out.endswith("1 passed, 0 failed, 2 skipped\n")
+
+
+def test_english_that_is_wrong_with_the_table_that_was_named_fails(
+    tmp_path: Path, whisper: Path
+) -> None:
+    file = tmp_path / "vectors.json"
+    file.write_text(json.dumps({"normalize_en": [["My tyre", "my tire"]]}))
+    assert main([str(file), "--whisper", str(whisper)]) == 1
 
 
 def test_a_vector_that_needs_a_package_not_installed_is_skipped(

@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap over utterances, and the paired test of two systems.
+"""How sure a score is: bootstrap over utterances, and the paired bootstrap of two systems.
 
 Resampling draws utterances, sums what they add, and computes the corpus metric of the sums. A share
 of utterances gets Wilson's interval instead: the bootstrap of 0 hits in 400 is [0, 0], which would
@@ -26,7 +26,7 @@ class Metric:
     ci_low: float
     ci_high: float
     n: int
-    """Utterances."""
+    """Utterances, or whatever else was resampled."""
     signature: str
     interval: str
     """How the interval was made."""
@@ -54,7 +54,7 @@ def measure(statistics: Statistics, *, resamples: int = 1000, seed: int = 0) -> 
         interval = "wilson"
     else:
         low, high = percentiles(_resample(statistics, resamples=resamples, seed=seed))
-        interval = f"bootstrap of utterances, {resamples} resamples, seed {seed}"
+        interval = f"bootstrap of {statistics.unit}, {resamples} resamples, seed {seed}"
     return Metric(
         metric=statistics.metric,
         value=statistics.value,
@@ -74,12 +74,7 @@ def compare(
     Raises:
         InputError: the two are not the same metric of the same utterances.
     """
-    for part in ("metric", "signature", "ids"):
-        if getattr(first, part) != getattr(second, part):
-            raise InputError(
-                f"expected two systems with the same {part}, found "
-                f"{_difference(first, second, part)}; score both the same way on the same manifest"
-            )
+    check_comparable(first, second)
     moved = _resample(first, resamples=resamples, seed=seed)
     moved -= _resample(second, resamples=resamples, seed=seed)
     difference = first.value - second.value
@@ -95,6 +90,16 @@ def compare(
         n=len(first.ids),
         signature=first.signature,
     )
+
+
+def check_comparable(first: Statistics, second: Statistics) -> None:
+    """Raise an `InputError` unless the two are the same metric of the same utterances."""
+    for part in ("metric", "signature", "ids"):
+        if getattr(first, part) != getattr(second, part):
+            raise InputError(
+                f"expected two systems with the same {part}, found "
+                f"{_difference(first, second, part)}; score both the same way on the same manifest"
+            )
 
 
 def wilson_interval(hits: int, n: int) -> tuple[float, float]:

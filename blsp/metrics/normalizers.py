@@ -48,6 +48,31 @@ BASIC_CHARACTERS = Normalizer(
 )
 """The same without any space, for character error rates of Chinese and Japanese."""
 
+_FILLERS = frozenset(
+    ("ACH", "AH", "EEE", "EH", "ER", "EW", "HA", "HEE", "HM", "HUH", "MM", "OOF", "UH", "UHH", "UM")
+)
+_PUNCTUATION = frozenset(("<COMMA>", "<PERIOD>", "<QUESTIONMARK>", "<EXCLAMATIONPOINT>"))
+_NO_SPEECH = frozenset(("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>", "<UNK>"))
+_UNSCORED = _FILLERS | _PUNCTUATION | _NO_SPEECH
+
+
+def _spell_gigaspeech(text: str) -> str:
+    words = text.upper().replace("-", " ").split()
+    return " ".join(word for word in words if word not in _UNSCORED)
+
+
+GIGASPEECH = Normalizer("gigaspeech", _spell_gigaspeech)
+"""What GigaSpeech's own scorer does before it counts: capitals, hyphens apart, no fillers, no tags
+of punctuation, noise and unknown words. Its scores are not those of Whisper's normaliser."""
+
+_MARKS = re.compile(r"[,.?!]+(?=\s|$)")
+
+GIGASPEECH_WRITTEN = Normalizer(
+    "gigaspeech-written", lambda text: _spell_gigaspeech(_MARKS.sub(" ", text))
+)
+"""The same for texts with signs where the corpus has tags, as our manifests and language models
+write them."""
+
 
 def load_english_normalizer(path: Path) -> Normalizer:
     """Return Whisper's English normaliser with the spellings of a checkpoint.

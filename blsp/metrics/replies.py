@@ -52,6 +52,7 @@ def distinct_replies(pairs: Pairs) -> Statistics:
         counts=np.array(counts, dtype=np.float64),
         compute=lambda sums: sums[:, 0] / sums[:, 1],
         signature="pairs:same-group-other-reference|norm:letters-and-digits",
+        unit="groups of the same words",
     )
 
 

@@ -97,10 +97,39 @@ class Statistics:
     """Everything that must be the same for two values to be comparable."""
     proportion: bool = False
     """Whether the counts are (hit or not, 1)."""
+    unit: str = "utterances"
+    """What a row of the counts is, and so what is resampled."""
 
     @property
     def value(self) -> float:
         return float(self.compute(self.counts.sum(0, keepdims=True))[0])
+
+
+def cluster(statistics: Statistics, groups: Mapping[str, str], unit: str) -> Statistics:
+    """Return the same metric with one row a group, for intervals and tests that draw whole groups.
+
+    Utterances of one speaker or talk are not independent: drawn one by one, they make an interval
+    look narrower than another set of speakers would.
+
+    Args:
+        statistics: of utterances.
+        groups: id -> its speaker, talk or recording.
+        unit: what these are, in the plural, such as `speakers`.
+
+    Raises:
+        InputError: an utterance that is in no group.
+    """
+    lacking = [each for each in statistics.ids if each not in groups]
+    if lacking:
+        raise InputError(
+            f"expected every utterance among the {unit}, found {len(lacking)} in none (the first "
+            f"is {lacking[0]!r}); name all, or resample utterances"
+        )
+    names = tuple(dict.fromkeys(groups[each] for each in statistics.ids))
+    place = {name: index for index, name in enumerate(names)}
+    counts = np.zeros((len(names), statistics.counts.shape[1]))
+    np.add.at(counts, [place[groups[each]] for each in statistics.ids], statistics.counts)
+    return replace(statistics, ids=names, counts=counts, proportion=False, unit=unit)
 
 
 def proportion(metric: str, ids: tuple[str, ...], hits: list[bool], signature: str) -> Statistics:

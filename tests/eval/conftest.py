@@ -7,7 +7,7 @@ import torch
 from transformers import WhisperTokenizer
 
 from blsp.audio import save_audio
-from blsp.manifest import Meta, Utterance, write_rows
+from blsp.manifest import Entity, Meta, Utterance, write_rows
 from blsp.model import compose, save_checkpoint
 from tests.model.conftest import make_audio, save_llm, save_whisper
 
@@ -47,8 +47,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 language="en",
                 intent=text.split()[0],
                 emotion=("sad", "happy", "sad")[i],
+                entities=(Entity(type="name", filler=text.split()[1]),) if i else (),
                 translation={"de": f"{text} bitte"},
-                extra={"answers": {"who": text.split()[1]}},
+                extra={"answers": {"who": text.split()[1]}}
+                | {"golds": [text, "x"], "letter": "ABA"[i]},
             )
         )
     write_rows(folder / "test.jsonl", rows, Meta(command="test"))

@@ -33,6 +33,24 @@ FEW = ["--max-new-tokens", "3", "--batch-size", "4"]
             "options: happy, sad.\n\nSpeech:\n{audio}",
         ),
         (
+            ["--task", "slu", "--slots"],
+            "slots",
+            ["intent_accuracy", "slurp_f1", "slot_f1", "invalid_frames"],
+            "Intents: call, play\nTypes: name\n{audio}",
+        ),
+        (
+            ["--task", "sqa", "--reference", "golds"],
+            "sqa",
+            ["squad_em", "squad_f1", "contains_gold", "spoken_em", "spoken_f1"],
+            "as few words as possible, not with a sentence.\n{audio}",
+        ),
+        (
+            ["--task", "sqa", "--reference", "letter"],
+            "sqa",
+            ["choice_accuracy", "unparsed_choices"],
+            "with the letter of the right option",
+        ),
+        (
             ["--task", "reply", "--reference", "answers.who", "--instruction", "Who?"],
             "who",
             ["exact_match", "chrf"],
@@ -68,6 +86,20 @@ def test_each_task_scores_any_manifest(  # noqa: PLR0913
     assert results["models"]["decoding"]["max_new_tokens"] == 3
     assert (out / "report.html").is_file()
     assert "text bound" in capsys.readouterr().out
+
+
+def test_gigaspeech_is_scored_by_its_own_normaliser_too(
+    checkpoint: Path, manifest: Path, tmp_path: Path
+) -> None:
+    rows = manifest.read_text().splitlines()
+    marked = [json.dumps(json.loads(row) | {"source": "GigaSpeech"}) for row in rows]
+    copy = manifest.with_name("giga.jsonl")
+    copy.write_text("\n".join(marked) + "\n")
+    out = tmp_path / "out"
+    call = ["bench", "asr", str(checkpoint), "--manifest", str(copy), "--out", str(out), *FEW]
+    assert main([*call, "--systems", "text bound"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert [row["metric"] for row in results["rows"]] == ["wer", "cer", "gigaspeech_wer"]
 
 
 def test_conditions_systems_and_limit_can_be_chosen(
@@ -132,7 +164,7 @@ def test_a_wrong_argument_is_one_line(
     assert message in captured and captured.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["asr", "st", "slu", "ser", "reply"])
+@pytest.mark.parametrize("name", ["asr", "st", "slu", "ser", "sqa", "reply"])
 def test_a_program_runs_as_a_module(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
