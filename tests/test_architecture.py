@@ -52,6 +52,7 @@ MODULES = [
     "meters",
     "drawing",
     "generation",
+    "endpoint",
     "arguments",
     "metrics",
     "alignment",
