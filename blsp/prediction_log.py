@@ -3,7 +3,8 @@
 One file a system lies in `predictions/`. A line has `id, system, task, condition, reference,
 prediction`, `finish_reason` where the answer was generated (`length`: cut at the limit), and
 `group` where answers are compared with each other. Texts are kept as they came, scores are computed
-from these files and from nothing else.
+from these files and from nothing else. What a file of answers from elsewhere lacks is kept as an
+empty one with the `finish_reason` `missing`, so that it counts as wrong.
 """
 
 import json
@@ -15,6 +16,8 @@ from pathlib import Path
 from blsp.errors import InputError
 
 FOLDER = "predictions"
+MISSING = "missing"
+"""In place of a `finish_reason`: nobody answered."""
 
 Cell = tuple[str, str, str]
 """System, task, condition."""

@@ -5,9 +5,9 @@ versions, time, memory); `results.json` repeats that and adds:
 
 - `rows`: `system, task, condition, metric, value, ci_low, ci_high, n, held_out`, and how the number
   and its interval were made, `signature` and `interval`. All values are fractions.
-- `comparisons`: the speech model minus another system on the same utterances, paired, with
-  `difference, ci_low, ci_high, p_value, n`, and `ratio`, its value over the other's (null for error
-  rates, whose ratio says little, and over 0).
+- `comparisons`: the `first` system, which is the speech model or else one from elsewhere, minus the
+  `second` on the same utterances, paired, with `difference, ci_low, ci_high, p_value, n`, and
+  `ratio`, its value over the other's (null for error rates, whose ratio says little, and over 0).
 - `checks`: whether shuffled audio scores inside the interval of shuffled transcripts; a `better`
   one means that the answer reaches the model by another way than the sound.
 - `counts` a system, task and condition: `n, missing, truncated, empty`, `invalid` where there are
@@ -17,7 +17,7 @@ versions, time, memory); `results.json` repeats that and adds:
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.metrics import Normalizer, Pairs, Statistics, build_normalizer, compare, measure
 from blsp.metrics import invalid_rate as compute_invalid_rate
-from blsp.prediction_log import Prediction, PredictionLog
+from blsp.prediction_log import MISSING, Prediction, PredictionLog
 from blsp.tasks import ERROR_RATES, LOWER_IS_BETTER, Task, compute_statistics
 
 FORMAT_VERSION = 1
@@ -36,9 +36,11 @@ SPEECH, TEXT_BOUND, CASCADE, WHISPER = "speech", "text bound", "cascade", "whisp
 RANDOM, EMPTY = "random", "empty"
 SHUFFLED_AUDIO, SHUFFLED_TEXT = "shuffled audio", "shuffled_text"
 
-SYSTEMS = (SPEECH, TEXT_BOUND, CASCADE, RANDOM, EMPTY, SHUFFLED_AUDIO, SHUFFLED_TEXT)
-"""Every system of a run, in the order they are shown; `whisper`, the transcripts that the cascade
-reads, comes with the cascade."""
+MAIN = (SPEECH, TEXT_BOUND, CASCADE)
+SANITY = (RANDOM, EMPTY, SHUFFLED_AUDIO, SHUFFLED_TEXT)
+SYSTEMS = (*MAIN, *SANITY)
+"""Every system of a checkpoint, in the order they are shown; systems from elsewhere come after the
+main ones. `whisper`, the transcripts that the cascade reads, comes with the cascade."""
 
 Scores = dict[str, dict[str, Statistics]]
 """Metric -> system -> statistics, of one task in one condition."""
@@ -112,8 +114,15 @@ def predictions_of(
     log: PredictionLog, task: str, condition: str
 ) -> dict[str, dict[str, Prediction]]:
     """Return system -> id -> prediction, systems in the order they are shown."""
-    found = {s: log.get((s, task, condition)) for s in (*SYSTEMS, WHISPER)}
+    foreign = sorted(foreign_of({system for system, *_ in log.cells()}))
+    order = (*MAIN, *foreign, *SANITY, WHISPER)
+    found = {system: log.get((system, task, condition)) for system in order}
     return {system: answers for system, answers in found.items() if answers}
+
+
+def foreign_of(systems: Iterable[str]) -> list[str]:
+    """Return those of some systems that are not ours, in their order."""
+    return [system for system in systems if system not in (*SYSTEMS, WHISPER)]
 
 
 def compute_scores(
@@ -152,7 +161,7 @@ def _pairs(answers: Mapping[str, Mapping[str, Prediction]]) -> dict[str, Pairs]:
             ids=tuple(references),
             references=tuple(references.values()),
             predictions=tuple(rows[i].prediction if i in rows else "" for i in references),
-            missing=len(references) - len(rows),
+            missing=len(references) - sum(row.finish_reason != MISSING for row in rows.values()),
             groups=groups,
         )
         for system, rows in answers.items()
@@ -174,25 +183,30 @@ def _rows(scores: Scores, where: Mapping[str, str], *, held_out: bool) -> Iterat
 
 
 def _comparisons(scores: Scores, where: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The system that a run is about (speech, or else the first from elsewhere) minus others."""
     for metric, by_system in scores.items():
-        shares = metric not in LOWER_IS_BETTER
-        for other in (CASCADE, TEXT_BOUND):
-            if SPEECH not in by_system or other not in by_system:
-                continue
-            found = compare(by_system[SPEECH], by_system[other])
-            yardstick = by_system[other].value
-            yield {
-                "first": SPEECH,
-                "second": other,
-                **where,
-                "metric": metric,
-                "difference": found.difference,
-                "ci_low": found.ci_low,
-                "ci_high": found.ci_high,
-                "p_value": found.p_value,
-                "ratio": by_system[SPEECH].value / yardstick if shares and yardstick else None,
-                "n": found.n,
-            }
+        foreign = foreign_of(by_system)
+        about = SPEECH if SPEECH in by_system else next(iter(foreign), None)
+        for other in (CASCADE, TEXT_BOUND, *foreign):
+            if about and other in by_system and other != about:
+                found = compare(by_system[about], by_system[other])
+                ratio = _ratio(metric, by_system[about].value, by_system[other].value)
+                yield {
+                    "first": about,
+                    "second": other,
+                    **where,
+                    "metric": metric,
+                    "difference": found.difference,
+                    "ci_low": found.ci_low,
+                    "ci_high": found.ci_high,
+                    "p_value": found.p_value,
+                    "ratio": ratio,
+                    "n": found.n,
+                }
+
+
+def _ratio(metric: str, value: float, yardstick: float) -> float | None:
+    return value / yardstick if metric not in LOWER_IS_BETTER and yardstick else None
 
 
 def _checks(scores: Scores, task: Task, where: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -233,7 +247,9 @@ def _counts(
             "n": len(pairs),
             "missing": pairs.missing,
             "truncated": sum(row.finish_reason == "length" for row in rows),
-            "empty": sum(not row.prediction.strip() for row in rows),
+            "empty": sum(
+                not row.prediction.strip() and row.finish_reason != MISSING for row in rows
+            ),
         }
         if task.labels:
             invalid = compute_invalid_rate(pairs, task.labels).counts[:, 0].sum()

@@ -82,6 +82,7 @@ MODULES = [
     "prediction_log",
     "results",
     "systems",
+    "foreign",
     "benchmark",
     "charts",
     "page",
