@@ -45,6 +45,7 @@ from blsp.results import (
     recompute,
     write_json,
 )
+from blsp.slices import Slices, slice_utterances, write_slices
 from blsp.systems import Audio, Models
 from blsp.tasks import ERROR_RATES, Task, build_messages, recognition_metrics
 
@@ -107,6 +108,8 @@ class Benchmark:
     """Systems from elsewhere that are asked too."""
     files: tuple[AnswerFile, ...] = ()
     """Systems from elsewhere that have answered."""
+    by: tuple[str, ...] = ()
+    """Keys of the manifest, or `duration`, that scores are sliced by."""
     seed: int = 0
     """Of the shuffle and of random answers."""
     command: str = ""
@@ -123,6 +126,7 @@ class Benchmark:
             self._check_references(task)
         for file in self.files:
             self.deal(file)
+        self.slice()
 
     def _check_names(self) -> None:
         foreign = [one.name for one in (*self.servers, *self.files)]
@@ -173,6 +177,17 @@ class Benchmark:
         known = {s.condition: s.known | {one.id for one in s.utterances} for s in self.sets}
         return deal_answers(file, [task.name for task in self.tasks], known)
 
+    def slice(self) -> dict[str, Slices]:
+        """Return condition -> field -> id -> name of the slice.
+
+        Raises:
+            InputError: see `slice_utterances`.
+        """
+        return {
+            one.condition: {field: slice_utterances(one.utterances, field) for field in self.by}
+            for one in self.sets
+        }
+
     def questions(self, test_set: TestSet) -> Iterator[Question]:
         """Yield everything that can be scored."""
         for task in self.tasks:
@@ -221,6 +236,8 @@ def run(
     started, out = time.monotonic(), Path(out)
     record = _begin(benchmark, models, out)
     _copy_spellings(benchmark, models, out)
+    if benchmark.by:
+        write_slices(out, benchmark.slice())
     log, on_progress = PredictionLog(out), on_progress or _silent
     asked = [_Asking(benchmark, one, models, log, on_progress) for one in benchmark.sets]
     _file_answers(asked)

@@ -64,6 +64,13 @@ def build_parser(
     parser.set_defaults(usual_systems=tuple(systems))
     parser.add_argument("--systems", help=f"of {','.join(SYSTEMS)} (default: {default})")
     _add_foreign_options(parser)
+    parser.add_argument(
+        "--by",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="slice scores by a key of the manifest (speaker, accent, ...) or by duration",
+    )
     parser.add_argument("--limit", type=int, help="first so many utterances of each manifest")
     parser.add_argument("--held-out", action="store_true", help="mark as unlike all training data")
     parser.add_argument("--batch-size", type=int, default=32, help="answers at once (default 32)")
@@ -202,6 +209,7 @@ def run_tasks(
         systems=choose_systems(options),
         servers=tuple(connect_all(options.system, config, options.at_once)),
         files=tuple(map(load_answers, options.predictions)),
+        by=tuple(options.by),
         command=command,
     )
     results = run(benchmark, _load(options, config, out), out, on_progress=_say)

@@ -70,6 +70,7 @@ def build_report(folder: Path, training: Path) -> str:
         _scores(results),
         _sanity(results),
         _bars(results),
+        _slices(results),
         _training(_load_lines(training / LOG)),
         _similarity(folder / SIMILARITY),
         _worst(results, folder),
@@ -223,6 +224,27 @@ def _sanity(results: Row) -> str:
     )
 
 
+def _slices(results: Row) -> str:
+    """A table for every field, folded: there may be many."""
+    names, tables = shown_systems(results), []
+    for field in dict.fromkeys(row["by"] for row in results.get("slices", [])):
+        found: dict[tuple[str, ...], dict[str, Row]] = {}
+        for row in results["slices"]:
+            if row["by"] == field:
+                key = (row["condition"], row["task"], row["metric"], row["slice"])
+                found.setdefault(key, {})[row["system"]] = row
+        rows = [
+            [_name(key[:3], held_out=False), escape(key[3])]
+            + [_value(systems.get(name)) for name in names]
+            + [str(next(iter(systems.values()))["n"])]
+            for key, systems in found.items()
+            if set(names) & systems.keys()
+        ]
+        table = build_table(["task, metric", field, *names, "n"], rows)
+        tables.append(f"<details><summary>By {escape(field)}</summary>{table}</details>")
+    return f"<h2>Slices</h2>{''.join(tables)}" if tables else ""
+
+
 def _counts(results: Row) -> str:
     names = ("missing", "truncated", "empty", "invalid", "without_words")
     rows = [
@@ -238,7 +260,7 @@ def _counts(results: Row) -> str:
     return f"<details><summary>Answers cut, empty or invalid</summary>{table}</details>"
 
 
-def _name(key: tuple[str, str, str], *, held_out: bool) -> str:
+def _name(key: Sequence[str], *, held_out: bool) -> str:
     condition, task, metric = map(escape, key)
     tag = ' <span class="tag">held out</span>' if held_out else ""
     return f"<b>{task}</b> {metric} <small>{condition}</small>{tag}"

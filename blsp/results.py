@@ -5,6 +5,8 @@ versions, time, memory); `results.json` repeats that and adds:
 
 - `rows`: `system, task, condition, metric, value, ci_low, ci_high, n, held_out`, and how the number
   and its interval were made, `signature` and `interval`. All values are fractions.
+- `slices`: the same of parts of a test set: `by` (a key of the manifest, or `duration`) and `slice`
+  (its value), with `system, task, condition, metric, value, ci_low, ci_high, n`.
 - `comparisons`: the `first` system, which is the speech model or else one from elsewhere, minus the
   `second` on the same utterances, paired, with `difference, ci_low, ci_high, p_value, n`, and
   `ratio`, its value over the other's (null for error rates, whose ratio says little, and over 0).
@@ -27,6 +29,7 @@ from blsp.files import atomic_path
 from blsp.metrics import Normalizer, Pairs, Statistics, build_normalizer, compare, measure
 from blsp.metrics import invalid_rate as compute_invalid_rate
 from blsp.prediction_log import MISSING, Prediction, PredictionLog
+from blsp.slices import read_slices, score_slices
 from blsp.tasks import ERROR_RATES, LOWER_IS_BETTER, Task, compute_statistics
 
 FORMAT_VERSION = 1
@@ -56,7 +59,8 @@ def recompute(folder: str | Path) -> dict[str, Any]:
     run = read_run(folder)
     log = PredictionLog(folder)
     results: dict[str, Any] = {"format_version": FORMAT_VERSION}
-    results |= {"rows": [], "comparisons": [], "checks": [], "counts": []}
+    results |= {"rows": [], "slices": [], "comparisons": [], "checks": [], "counts": []}
+    slices = read_slices(folder)
     for task, condition in asked(run):
         answers = predictions_of(log, task.name, condition)
         if not any(references_of(answers).values()):
@@ -64,6 +68,8 @@ def recompute(folder: str | Path) -> dict[str, Any]:
         scores = compute_scores(task, answers, folder)
         where = {"task": task.name, "condition": condition}
         results["rows"] += _rows(scores, where, held_out=task.held_out)
+        found = score_slices(scores, slices.get(condition, {}))
+        results["slices"] += [{**row, **where} for row in found]
         results["comparisons"] += _comparisons(scores, where)
         results["checks"] += _checks(scores, task, where)
         results["counts"] += _counts(task, answers, scores, where)

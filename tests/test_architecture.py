@@ -80,6 +80,7 @@ MODULES = [
     "tasks",
     "supervision",
     "prediction_log",
+    "slices",
     "results",
     "systems",
     "foreign",
