@@ -83,9 +83,10 @@ def add_base_options(parser: ArgumentParser) -> None:
     parser.add_argument("--encoder", help="the same for the Whisper")
 
 
-def add_checkpoint_options(parser: ArgumentParser) -> None:
+def add_checkpoint_options(parser: ArgumentParser, *, required: bool = True) -> None:
     """Add which checkpoint to open, and where its base models are."""
-    parser.add_argument("checkpoint", type=Path, help="folder that blsp train wrote")
+    count = None if required else "?"
+    parser.add_argument("checkpoint", type=Path, nargs=count, help="folder that blsp train wrote")
     add_base_options(parser)
 
 

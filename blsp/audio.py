@@ -28,6 +28,7 @@ SAMPLING_RATE = 16_000
 TOLERANCE_SECONDS = 0.1
 """How far a manifest's start, duration or expected length may be off: rounding and MP3 padding."""
 
+_CONTAINERS = {".wav": "WAV", ".flac": "FLAC"}
 _BLOCK_FRAMES = 65_536
 _CONTEXT_SAMPLES = 400  # at 16 kHz; the resampler's ends reach less far
 _MP3_SLACK_FRAMES = 1152  # some encoders count the header frame among the audio frames
@@ -116,20 +117,35 @@ def save_audio(path: str | Path, audio: np.ndarray) -> None:
         InputError: another extension, no samples, another shape, NaN, or a full disk.
     """
     path = Path(path)
-    container = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
+    container = _CONTAINERS.get(path.suffix.lower())
     if container is None:
         raise InputError(f"{path}: expected .wav or .flac, found '{path.suffix}'; rename it")
+    encoded = encode_audio(audio, container=container, name=str(path))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded)
+
+
+def encode_audio(audio: np.ndarray, *, container: str = "WAV", name: str = "audio") -> bytes:
+    """Return 16 kHz mono as the bytes of a 16-bit file, as `save_audio` writes them.
+
+    Args:
+        audio: (samples,) float, full scale at 1; what exceeds it is clipped.
+        container: `WAV` or `FLAC`.
+        name: for the message.
+
+    Raises:
+        InputError: no samples, another shape, or NaN.
+    """
     if audio.ndim != 1 or not audio.size or not np.isfinite(audio).all():
         raise InputError(
-            f"{path}: expected finite samples of shape (n,), n > 0, found shape {audio.shape}"
+            f"{name}: expected finite samples of shape (n,), n > 0, found shape {audio.shape}"
             f"{' with NaN or Inf' if audio.size else ''}; nothing was written"
         )
     scaled = np.round(audio * 32_768.0).clip(-32_768, 32_767).astype(np.int16)
     # Encoded in memory: libsndfile reports neither a short write nor a failing close.
     encoded = io.BytesIO()
     soundfile.write(encoded, scaled, SAMPLING_RATE, format=container, subtype="PCM_16")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.getbuffer())
+    return encoded.getvalue()
 
 
 def is_silent(audio: np.ndarray, *, threshold_db: float = -60.0) -> bool:

@@ -3,8 +3,9 @@
 The speech model stands between the same language model given the true transcript (text bound) and
 given Whisper's (cascade); prompts, decoding, batch and encoder are shared, each clip is transcribed
 once. Sanity systems need no belief: a random answer, an empty one, the audio of another utterance,
-and the transcript of that other utterance, which shuffled audio must not beat. Tasks, test sets and
-models enter; predictions are appended as they come, and a run that was killed goes on.
+and the transcript of that other utterance, which shuffled audio must not beat. Systems from
+elsewhere stand beside them. Tasks, test sets and models enter; predictions are appended as they
+come, and a run that was killed goes on.
 """
 
 import hashlib
@@ -18,12 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from blsp.audio import load_audio
+from blsp.endpoint import announce
 from blsp.errors import InputError, suggest
+from blsp.foreign import AnswerFile, Given, Server, deal_answers
 from blsp.generation import Answer
 from blsp.hardware import describe_hardware, peak_memory_mb
+from blsp.journal import do_at_once
 from blsp.manifest import Meta, Utterance, find_root, read_manifest, to_row
 from blsp.metrics import build_normalizer
-from blsp.prediction_log import Prediction, PredictionLog
+from blsp.prediction_log import MISSING, Prediction, PredictionLog
 from blsp.results import (
     CASCADE,
     EMPTY,
@@ -41,6 +45,7 @@ from blsp.results import (
     recompute,
     write_json,
 )
+from blsp.slices import Slices, slice_utterances, write_slices
 from blsp.systems import Audio, Models
 from blsp.tasks import NORMALIZED, Task, build_messages, recognition_metrics
 
@@ -50,6 +55,8 @@ TRANSCRIPT = "transcript"
 HEARING = frozenset({SPEECH, SHUFFLED_AUDIO})
 READING = frozenset({TEXT_BOUND, CASCADE, SHUFFLED_TEXT})
 SHUFFLED = frozenset({SHUFFLED_AUDIO, SHUFFLED_TEXT})
+MODEL_FREE = frozenset({RANDOM, EMPTY})
+"""Systems that need no checkpoint."""
 
 _AT_ONCE = 256
 """Answers between two writes: what a kill can lose."""
@@ -71,6 +78,8 @@ class TestSet:
     root: Path
     """What `audio` is relative to."""
     manifest: str = ""
+    known: frozenset[str] = frozenset()
+    """Ids of the whole manifest, those included that are not asked about."""
 
     def describe(self) -> dict[str, Any]:
         """Name, size and a digest of every line."""
@@ -95,6 +104,12 @@ class Benchmark:
     tasks: tuple[Task, ...]
     sets: tuple[TestSet, ...]
     systems: tuple[str, ...] = SYSTEMS
+    servers: tuple[Server, ...] = ()
+    """Systems from elsewhere that are asked too."""
+    files: tuple[AnswerFile, ...] = ()
+    """Systems from elsewhere that have answered."""
+    by: tuple[str, ...] = ()
+    """Keys of the manifest, or `duration`, that scores are sliced by."""
     seed: int = 0
     """Of the shuffle and of random answers."""
     command: str = ""
@@ -105,6 +120,22 @@ class Benchmark:
                 raise InputError(
                     f"expected systems among {', '.join(SYSTEMS)}, found {name!r}; correct it"
                 )
+        self._check_names()
+        self._check_shuffling()
+        for task in self.tasks:
+            self._check_references(task)
+        for file in self.files:
+            self.deal(file)
+        self.slice()
+
+    def _check_names(self) -> None:
+        foreign = [one.name for one in (*self.servers, *self.files)]
+        for name in foreign:
+            if not name or name in (*SYSTEMS, WHISPER) or foreign.count(name) > 1:
+                raise InputError(
+                    f"expected a name of its own for each system from elsewhere, found {name!r}; "
+                    "rename it (--predictions NAME=FILE)"
+                )
         for what, names in (
             ("task", [task.name for task in self.tasks]),
             ("condition", [one.condition for one in self.sets]),
@@ -113,9 +144,6 @@ class Benchmark:
                 raise InputError(
                     f"expected at least one {what}, each name once, found {names}; rename or add"
                 )
-        self._check_shuffling()
-        for task in self.tasks:
-            self._check_references(task)
 
     def _check_shuffling(self) -> None:
         for one in self.sets:
@@ -140,6 +168,26 @@ class Benchmark:
                     f"{reference!r}; {suggest(reference, task.labels)}"
                 )
 
+    def deal(self, file: AnswerFile) -> dict[tuple[str, str], dict[str, Given]]:
+        """Return (task, condition) -> id -> what was answered elsewhere.
+
+        Raises:
+            InputError: see `deal_answers`.
+        """
+        known = {s.condition: s.known | {one.id for one in s.utterances} for s in self.sets}
+        return deal_answers(file, [task.name for task in self.tasks], known)
+
+    def slice(self) -> dict[str, Slices]:
+        """Return condition -> field -> id -> name of the slice.
+
+        Raises:
+            InputError: see `slice_utterances`.
+        """
+        return {
+            one.condition: {field: slice_utterances(one.utterances, field) for field in self.by}
+            for one in self.sets
+        }
+
     def questions(self, test_set: TestSet) -> Iterator[Question]:
         """Yield everything that can be scored."""
         for task in self.tasks:
@@ -159,11 +207,15 @@ def load_test_set(path: Path, condition: str, *, limit: int | None = None) -> Te
     Raises:
         InputError: a line that is wrong, or none.
     """
-    utterances = tuple(read_manifest(path))[:limit]
+    utterances = tuple(read_manifest(path))
     if not utterances:
         raise InputError(f"{path}: expected utterances, found none; name another manifest")
     return TestSet(
-        condition=condition, utterances=utterances, root=find_root(path), manifest=str(path)
+        condition=condition,
+        utterances=utterances[:limit],
+        root=find_root(path),
+        manifest=str(path),
+        known=frozenset(one.id for one in utterances),
     )
 
 
@@ -184,9 +236,17 @@ def run(
     started, out = time.monotonic(), Path(out)
     record = _begin(benchmark, models, out)
     _copy_spellings(benchmark, models, out)
-    log = PredictionLog(out)
-    for test_set in benchmark.sets:
-        _run_set(_Asking(benchmark, test_set, models, log, on_progress or _silent))
+    if benchmark.by:
+        write_slices(out, benchmark.slice())
+    log, on_progress = PredictionLog(out), on_progress or _silent
+    asked = [_Asking(benchmark, one, models, log, on_progress) for one in benchmark.sets]
+    _file_answers(asked)
+    for asking in asked:
+        _run_set(asking)
+    for server in benchmark.servers:
+        announce(sum(len(one.todo(server.name)) for one in asked), "recordings", server.host)
+        for asking in asked:
+            _ask_server(asking, server)
     if models.map_sentence is not None and SPEECH in benchmark.systems:
         _map_one(benchmark.sets[0], models.map_sentence, out)
     record["seconds"] = round(record["seconds"] + time.monotonic() - started, 1)
@@ -232,6 +292,9 @@ def _begin(benchmark: Benchmark, models: Models, out: Path) -> dict[str, Any]:
         "seed": benchmark.seed,
         "models": dict(models.description),
         "systems": list(benchmark.systems),
+        "foreign": {
+            one.name: dict(one.description) for one in (*benchmark.servers, *benchmark.files)
+        },
         "sets": [one.describe() for one in benchmark.sets],
         "tasks": tasks,
     }
@@ -249,9 +312,14 @@ def _continue(earlier: dict[str, Any], record: dict[str, Any], out: Path) -> dic
     """
     # As JSON gives it back, so that a tuple equals the list it became.
     record = json.loads(json.dumps(record))
-    for key in ("seed", "models"):
-        _check_same(earlier[key], record[key], what=key, out=out)
+    _check_same(earlier["seed"], record["seed"], what="seed", out=out)
+    if earlier["models"] and record["models"]:  # none: only systems from elsewhere were asked
+        _check_same(earlier["models"], record["models"], what="models", out=out)
     joined = record | {key: earlier[key] for key in ("seconds", "peak_memory_mb")}
+    joined["models"] = record["models"] or earlier["models"]
+    joined["foreign"] = earlier.get("foreign", {}) | record["foreign"]
+    for name, found in earlier.get("foreign", {}).items():
+        _check_same(found, joined["foreign"][name], what=f"system {name!r}", out=out)
     joined["systems"] = list(dict.fromkeys(earlier["systems"] + record["systems"]))
     for key, name in (("sets", "condition"), ("tasks", "name")):
         known = {row[name]: row for row in earlier[key]}
@@ -294,7 +362,8 @@ def _copy_spellings(benchmark: Benchmark, models: Models, out: Path) -> None:
     for task in tasks:
         if NORMALIZED & set(task.metrics):
             build_normalizer(task.language, models.whisper)  # refuses before hours are spent
-            if (table := models.whisper / "normalizer.json").is_file():
+            table = models.whisper / "normalizer.json"
+            if table.is_file() and models.whisper != out:
                 shutil.copyfile(table, out / table.name)
 
 
@@ -387,6 +456,45 @@ def _ask(
         reasons = [one.finish_reason for one in answers]
         asking.write(system, chunk, [one.text for one in answers], reasons)
         asking.on_progress(label, start + len(chunk), len(questions))
+
+
+def _ask_server(asking: _Asking, server: Server) -> None:
+    """Ask many recordings at once; each answer is on disk as soon as it comes."""
+    questions, label = asking.todo(server.name), f"{server.name}, {asking.test_set.condition}"
+    done = 0
+
+    def ask(number: int) -> list[Answer]:
+        task, utterance, _ = questions[number]
+        chat = build_messages(task.prompt_for(utterance.id), utterance, "")
+        return [server.hear(chat, asking.load(utterance))]
+
+    def keep(number: int, answers: list[Answer]) -> None:
+        nonlocal done
+        done += 1
+        (answer,) = answers
+        asking.write(server.name, [questions[number]], [answer.text], [answer.finish_reason])
+        asking.on_progress(label, done, len(questions))
+
+    do_at_once(range(len(questions)), ask, keep, server.at_once)
+
+
+def _file_answers(asked: Sequence[_Asking]) -> None:
+    """Keep what was answered elsewhere, and that something was not, before anything is asked."""
+    benchmark = asked[0].benchmark
+    for file in benchmark.files:
+        dealt = benchmark.deal(file)
+        for asking in asked:
+            questions = asking.todo(file.name)
+            found = [
+                dealt.get((task.name, asking.test_set.condition), {}).get(one.id)
+                for task, one, _ in questions
+            ]
+            asking.write(
+                file.name,
+                questions,
+                [one.prediction if one else "" for one in found],
+                [one.finish_reason if one else MISSING for one in found],
+            )
 
 
 def _read(asking: _Asking, questions: Sequence[Question], words: Mapping[str, str]) -> list[Answer]:

@@ -9,7 +9,6 @@ conversations and their side file leave.
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,9 +22,10 @@ from blsp.arguments import (
     read_generation,
     read_variables,
 )
-from blsp.authors import KEY, Author, ask_server, load_author
+from blsp.authors import Author, ask_server, load_author
 from blsp.behaviours import SHIPPED, Behaviours, Request, draw_requests, load_behaviours
 from blsp.contexts import Context, draw_context, load_contexts
+from blsp.endpoint import KEY, announce
 from blsp.errors import InputError
 from blsp.filters import Cut, describe_filters, find_fault
 from blsp.generation import GenerationConfig
@@ -191,15 +191,14 @@ def write_continuations(
         conversations = _build_conversations(requests, answers, counts, config.cut)
         write_rows(out, conversations, replace(meta, plan=digest([plan]), counts=counts))
 
-    def announce(count: int) -> None:
-        """Nothing is sent to anybody without saying so."""
-        if author.host and count:
-            print(f"sending {count:,} texts to {author.host}", file=sys.stderr, flush=True)
+    def say(count: int) -> None:
+        if author.host:
+            announce(count, "texts", author.host)
 
     work = Work(
         plan=plan, sifting=["filters"], batches=batches, at_once=author.at_once, unit="answers"
     )
-    written = finish_output(out, work, answer, write, announce=announce)
+    written = finish_output(out, work, answer, write, announce=say)
     return Counter(dict(written.counts)) if written else None
 
 
@@ -296,10 +295,9 @@ def main(argv: Sequence[str]) -> int:
 def find_author(options: argparse.Namespace) -> Author:
     """Who writes, by `--engine`."""
     variables = read_variables(options.template_variable)
-    kind, _, address = options.engine.partition(":")
-    if kind == "openai":
+    if options.engine.startswith("openai:"):
         return ask_server(
-            address, options.llm, options.revision, variables, at_once=options.at_once
+            options.engine, options.llm, options.revision, variables, at_once=options.at_once
         )
     if options.engine != "hf":
         raise InputError(

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from blsp.arguments import add_checkpoint_options
-from blsp.benchmark import Benchmark, TestSet, load_test_set, run
+from blsp.benchmark import MODEL_FREE, Benchmark, TestSet, load_test_set, run
+from blsp.endpoint import KEY
 from blsp.errors import InputError
+from blsp.foreign import connect_all, load_answers
 from blsp.generation import GenerationConfig, read_prompt
 from blsp.manifest import Utterance
+from blsp.model.foundations import resolve_folder
 from blsp.report import write_report
 from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute
-from blsp.systems import load_models
+from blsp.systems import Models, load_models, no_models
 from blsp.tasks import MetricName, Task
 
 VOICED = tuple(system for system in SYSTEMS if system != SHUFFLED_TEXT)
@@ -38,10 +41,10 @@ def build_parser(
         description: its docstring, of which the first line is shown.
         systems: who is asked unless told otherwise.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"blsp bench {name}", description=description.partition("\n")[0], allow_abbrev=False
     )
-    add_checkpoint_options(parser)
+    add_checkpoint_options(parser, required=False)
     parser.add_argument(
         "--manifest",
         action="append",
@@ -58,17 +61,53 @@ def build_parser(
         help="ask this instead, {audio} on a line of its own (\\n); several are dealt by id",
     )
     default = "all" if tuple(systems) == SYSTEMS else ",".join(systems)
+    parser.set_defaults(usual_systems=tuple(systems))
+    parser.add_argument("--systems", help=f"of {','.join(SYSTEMS)} (default: {default})")
+    _add_foreign_options(parser)
     parser.add_argument(
-        "--systems",
-        default=",".join(systems),
-        help=f"of {','.join(SYSTEMS)} (default: {default})",
+        "--by",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="slice scores by a key of the manifest (speaker, accent, ...) or by duration",
     )
     parser.add_argument("--limit", type=int, help="first so many utterances of each manifest")
     parser.add_argument("--held-out", action="store_true", help="mark as unlike all training data")
     parser.add_argument("--batch-size", type=int, default=32, help="answers at once (default 32)")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="(default 128)")
-    parser.add_argument("--whisper", help="the cascade's Whisper (default: the encoder's own)")
+    parser.add_argument(
+        "--whisper",
+        help="the cascade's, whose spellings English is scored with (default: the encoder's own)",
+    )
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Lets the checkpoint stand anywhere, though it may be left out."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        return self.parse_intermixed_args(args, namespace)
+
+
+def _add_foreign_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--system",
+        action="append",
+        default=[],
+        metavar="openai:URL#MODEL",
+        help=f"a server that hears, beside the checkpoint or alone; its key, if it wants one, in "
+        f"${KEY}",
+    )
+    parser.add_argument(
+        "--at-once", type=int, default=8, help="recordings under way to a server (default 8)"
+    )
+    parser.add_argument(
+        "--predictions",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help='answers made elsewhere, {"id": ..., "prediction": ...} a line',
+    )
 
 
 def load_sets(options: argparse.Namespace) -> tuple[TestSet, ...]:
@@ -162,23 +201,57 @@ def run_tasks(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    systems = tuple(options.systems.split(","))
-    benchmark = Benchmark(tasks=tuple(tasks), sets=tuple(sets), systems=systems, command=command)
     config = GenerationConfig(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+    out = options.out or Path("runs/eval") / "-".join(task.name for task in tasks)
+    benchmark = Benchmark(
+        tasks=tuple(tasks),
+        sets=tuple(sets),
+        systems=choose_systems(options),
+        servers=tuple(connect_all(options.system, config, options.at_once)),
+        files=tuple(map(load_answers, options.predictions)),
+        by=tuple(options.by),
+        command=command,
+    )
+    results = run(benchmark, _load(options, config, out), out, on_progress=_say)
+    print(format_results(results))
+    print(f"\nwritten: {out / 'results.json'}, {write_report(out)}")
+    return 0
+
+
+def choose_systems(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return who is asked besides systems from elsewhere.
+
+    Raises:
+        InputError: a system that needs a checkpoint, and none is named.
+    """
+    named = tuple(options.systems.split(",")) if options.systems else options.usual_systems
+    if options.checkpoint is not None:
+        return named
+    if not options.systems and (options.system or options.predictions):
+        return tuple(system for system in named if system in MODEL_FREE)
+    wanting = [system for system in named if system not in MODEL_FREE]
+    if wanting:
+        raise InputError(
+            f"expected a CHECKPOINT for the system {wanting[0]!r}, found none; name its folder, or "
+            "score --system openai:URL#MODEL or --predictions FILE alone"
+        )
+    return named
+
+
+def _load(options: argparse.Namespace, config: GenerationConfig, out: Path) -> Models:
+    """Load the checkpoint's models; without one, find the table of spellings alone."""
+    if options.checkpoint is None:
+        spellings = options.whisper and resolve_folder(options.whisper, None, what="Whisper")
+        return no_models(spellings or out)
     if sys.stderr.isatty():
         print(f"loading {options.checkpoint}", file=sys.stderr)
-    models = load_models(
+    return load_models(
         options.checkpoint,
         config,
         llm=options.llm,
         encoder=options.encoder,
         whisper=options.whisper,
     )
-    out = options.out or Path("runs/eval") / "-".join(task.name for task in tasks)
-    results = run(benchmark, models, out, on_progress=_say)
-    print(format_results(results))
-    print(f"\nwritten: {out / 'results.json'}, {write_report(out)}")
-    return 0
 
 
 def write_command(name: str, argv: Sequence[str] | None) -> str:

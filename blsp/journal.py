@@ -243,7 +243,7 @@ def finish_output(
 
             mine = range(ranks.rank, len(batches), ranks.count)
             todo = [number for number in mine if number not in journal.done]
-            _run(todo, lambda number: do(batches[number]), finish, work.at_once)
+            do_at_once(todo, lambda number: do(batches[number]), finish, work.at_once)
         journal.refresh()
         if len(journal.done) < len(batches):
             return None
@@ -266,13 +266,20 @@ def _read_in_order(journal: Journal, batches: Sequence[Sequence[int]]) -> Iterat
         yield journal.read(number)[at]
 
 
-def _run(
+def do_at_once(
     numbers: Sequence[int],
     work: Callable[[int], list[Any]],
     finish: Callable[[int, list[Any]], None],
     workers: int,
 ) -> None:
-    """Do so many at once; where one fails, what the others under way come to is kept."""
+    """Do so many at once; where one fails, what the others under way come to is kept.
+
+    Args:
+        numbers: of the batches.
+        work: the number of a batch -> what becomes of its items; called in threads.
+        finish: keeps that; called in this thread, in the order in which they end.
+        workers: threads; one: this thread alone.
+    """
     if workers == 1:  # in this thread, whose settings a model's operations follow
         for number in numbers:
             finish(number, work(number))

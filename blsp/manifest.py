@@ -188,7 +188,7 @@ def read_conversations(path: str | Path) -> Iterator[Conversation]:
 
 def find_kind(path: str | Path) -> Kind:
     """Tell a conversations file from a manifest, by its first readable line."""
-    for _, _, data in _read_lines(path):
+    for _, _, data in read_lines(path):
         row, _ = parse_line(data)
         if row is not None:
             return "conversations" if "messages" in row else "manifest"
@@ -213,7 +213,7 @@ def scan_rows(path: str | Path, kind: Kind) -> Iterator[ScannedLine]:
     """
     check = check_utterance if kind == "manifest" else check_conversation
     first_line: dict[str, int] = {}
-    for number, offset, data in _read_lines(path):
+    for number, offset, data in read_lines(path):
         row, problems = parse_line(data)
         if row is not None:
             problems = check(row)
@@ -238,7 +238,7 @@ def parse_conversation(data: bytes) -> Conversation:
     return build_conversation(json.loads(data.decode("utf-8-sig")))
 
 
-def _read_lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
+def read_lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
     """Yield number, offset and bytes of the lines that are not blank, without a byte order mark."""
     offset = 0
     try:

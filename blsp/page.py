@@ -9,9 +9,9 @@ from html import escape
 
 _STYLE = """
 :root{--fg:#1b1f24;--bg:#fff;--soft:#f3f5f8;--line:#d4dae2;--dim:#5a6572;--speech:#c2410c;
---bound:#1d4ed8;--cascade:#0f766e;--sanity:#8a94a3;--bad:#b91c1c;--good:#15803d}
+--bound:#1d4ed8;--cascade:#0f766e;--foreign:#7e22ce;--sanity:#8a94a3;--bad:#b91c1c;--good:#15803d}
 @media (prefers-color-scheme:dark){:root{--fg:#e7ebf0;--bg:#14171c;--soft:#1e232b;--line:#38414d;
---dim:#a3afbd;--speech:#fb923c;--bound:#7aa2ff;--cascade:#4fd1c0;--sanity:#8a94a3;--bad:#f87171;
+--dim:#a3afbd;--speech:#fb923c;--bound:#7aa2ff;--cascade:#4fd1c0;--foreign:#c084fc;--sanity:#8a94a3;--bad:#f87171;
 --good:#4ade80}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:1180px;padding:24px 16px 64px;color:var(--fg);background:var(--bg);
@@ -35,6 +35,7 @@ td small{color:var(--dim)}
 svg{width:100%;height:auto;display:block}svg text{font-size:11px;fill:var(--fg)}
 .s-speech{fill:var(--speech);stroke:var(--speech)}.s-bound{fill:var(--bound);stroke:var(--bound)}
 .s-cascade{fill:var(--cascade);stroke:var(--cascade)}
+.s-foreign{fill:var(--foreign);stroke:var(--foreign)}
 .s-sanity{fill:var(--sanity);stroke:var(--sanity)}
 rect[class^=s-]{stroke:none}svg text.legend{stroke:none}svg text.legend.s-speech{fill:var(--speech)}
 svg text.legend.s-bound{fill:var(--bound)}svg text.legend.s-cascade{fill:var(--cascade)}

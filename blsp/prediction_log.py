@@ -3,7 +3,9 @@
 One file a system lies in `predictions/`. A line has `id, system, task, condition, reference,
 prediction`, `finish_reason` where the answer was generated (`length`: cut at the limit), `group`
 where answers are compared with each other, and `speaker` where the manifest knows it. Texts are
-kept as they came, scores are computed from these files and from nothing else.
+kept as they came, scores are computed from these files and from nothing else. What a
+file of answers from elsewhere lacks is kept as an empty one with the `finish_reason` `missing`, so
+that it counts as wrong.
 """
 
 import json
@@ -15,6 +17,8 @@ from pathlib import Path
 from blsp.errors import InputError
 
 FOLDER = "predictions"
+MISSING = "missing"
+"""In place of a `finish_reason`: nobody answered."""
 
 Cell = tuple[str, str, str]
 """System, task, condition."""

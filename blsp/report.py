@@ -21,16 +21,17 @@ from blsp.prediction_log import PredictionLog
 from blsp.results import (
     CASCADE,
     EMPTY,
+    MAIN,
     RANDOM,
     RESULTS,
-    SHUFFLED_AUDIO,
-    SHUFFLED_TEXT,
+    SANITY,
     SIMILARITY,
     SPEECH,
     TEXT_BOUND,
     WHISPER,
     asked,
     compute_scores,
+    foreign_of,
     predictions_of,
 )
 from blsp.tasks import LOWER_IS_BETTER, Task
@@ -39,10 +40,8 @@ REPORT, LOG = "report.html", "log.jsonl"
 WORST = 8
 """Examples shown of each task."""
 
-MAIN = (SPEECH, TEXT_BOUND, CASCADE)
-SANITY = (RANDOM, EMPTY, SHUFFLED_TEXT, SHUFFLED_AUDIO)
-
-_STYLES = {SPEECH: "s-speech", TEXT_BOUND: "s-bound", CASCADE: "s-cascade", WHISPER: "s-cascade"}
+_STYLES = {SPEECH: "s-speech", TEXT_BOUND: "s-bound", CASCADE: "s-cascade"}
+_STYLES |= dict.fromkeys(SANITY, "s-sanity")
 
 Row = Mapping[str, Any]
 
@@ -71,6 +70,7 @@ def build_report(folder: Path, training: Path) -> str:
         _scores(results),
         _sanity(results),
         _bars(results),
+        _slices(results),
         _training(_load_lines(training / LOG)),
         _similarity(folder / SIMILARITY),
         _worst(results, folder),
@@ -165,26 +165,35 @@ def _ratio_tile(name: str, found: Sequence[Row]) -> str:
     return build_tile(f"of the cascade, {name}", share, escape(note))
 
 
+def shown_systems(results: Row) -> list[str]:
+    """The systems a reader asks about: ours but the sanity systems, then those from elsewhere."""
+    found = dict.fromkeys(row["system"] for row in results["rows"])
+    return [*(name for name in MAIN if name in found), *sorted(foreign_of(found))]
+
+
 def _scores(results: Row) -> str:
+    names = shown_systems(results)
     compared = {
-        (one["condition"], one["task"], one["metric"], one["second"]): one
+        (one["condition"], one["task"], one["metric"], one["first"], one["second"]): one
         for one in results["comparisons"]
     }
+    pairs = list(dict.fromkeys(key[3:] for key in compared))
     rows = []
     for key, systems in _groups(results).items():
-        gaps = [_gap(compared.get((*key, other))) for other in (TEXT_BOUND, CASCADE)]
-        cells = [_value(systems.get(name)) for name in MAIN]
-        if WHISPER in systems:
-            cells[2] = _value(systems[WHISPER])
+        cells = [_value(systems.get(name)) for name in names]
+        if WHISPER in systems and CASCADE in names:
+            cells[names.index(CASCADE)] = _value(systems[WHISPER])
+        gaps = [_gap(compared.get((*key, *pair))) for pair in pairs]
         some = next(iter(systems.values()))
         rows.append([_name(key, held_out=some["held_out"]), *cells, *gaps, str(some["n"])])
-    head = ["task, metric", *MAIN, "speech - text bound", "speech - cascade", "n"]
+    head = ["task, metric", *names, *(" - ".join(pair) for pair in pairs), "n"]
     return (
         "<h2>Scores</h2>"
         + build_table(head, rows)
         + '<p class="dim">In percent, with 95 % intervals; '
-        "differences in points, paired on the same utterances, with p. Lower is better for wer, "
-        "cer and invalid_rate. The row <i>transcript</i> is what Whisper itself hears.</p>"
+        "differences in points, paired on the same utterances, with p. Lower is better for "
+        f"{', '.join(sorted(LOWER_IS_BETTER))}. The row <i>transcript</i> is what Whisper itself "
+        "hears.</p>" + _counts(results)
     )
 
 
@@ -211,8 +220,29 @@ def _sanity(results: Row) -> str:
         + '<p class="dim">Shuffled audio is the recording '
         "of another utterance and must score inside the interval of that utterance's transcript "
         "(shuffled_text). <i>better</i> means that answers come from elsewhere than the sound; "
-        "<i>worse</i>, that less is heard than is written.</p>" + _counts(results)
+        "<i>worse</i>, that less is heard than is written.</p>"
     )
+
+
+def _slices(results: Row) -> str:
+    """A table for every field, folded: there may be many."""
+    names, tables = shown_systems(results), []
+    for field in dict.fromkeys(row["by"] for row in results.get("slices", [])):
+        found: dict[tuple[str, ...], dict[str, Row]] = {}
+        for row in results["slices"]:
+            if row["by"] == field:
+                key = (row["condition"], row["task"], row["metric"], row["slice"])
+                found.setdefault(key, {})[row["system"]] = row
+        rows = [
+            [_name(key[:3], held_out=False), escape(key[3])]
+            + [_value(systems.get(name)) for name in names]
+            + [str(next(iter(systems.values()))["n"])]
+            for key, systems in found.items()
+            if set(names) & systems.keys()
+        ]
+        table = build_table(["task, metric", field, *names, "n"], rows)
+        tables.append(f"<details><summary>By {escape(field)}</summary>{table}</details>")
+    return f"<h2>Slices</h2>{''.join(tables)}" if tables else ""
 
 
 def _counts(results: Row) -> str:
@@ -230,7 +260,7 @@ def _counts(results: Row) -> str:
     return f"<details><summary>Answers cut, empty or invalid</summary>{table}</details>"
 
 
-def _name(key: tuple[str, str, str], *, held_out: bool) -> str:
+def _name(key: Sequence[str], *, held_out: bool) -> str:
     condition, task, metric = map(escape, key)
     tag = ' <span class="tag">held out</span>' if held_out else ""
     return f"<b>{task}</b> {metric} <small>{condition}</small>{tag}"
@@ -270,7 +300,7 @@ def _bars(results: Row) -> str:
                 value=row["value"],
                 low=row["ci_low"],
                 high=row["ci_high"],
-                style=_STYLES.get(name, "s-sanity"),
+                style=_STYLES.get(name, "s-foreign"),
             )
             for name, row in systems.items()
         ]

@@ -7,10 +7,13 @@ versions, time, memory); `results.json` repeats that and adds:
   and its interval were made, `signature` and `interval`. All values are fractions. Where the
   manifest names several speakers, `by_speaker` (`n, ci_low, ci_high`) is the interval that draws
   speakers.
-- `comparisons`: the speech model minus another system on the same utterances, paired, with
-  `difference, ci_low, ci_high, p_value, n`; `p_randomization` and, of what is right or wrong,
-  `p_mcnemar` (else null), two tests beside the bootstrap's; and `ratio`, its value over the other's
-  (null for error rates, whose ratio says little, and over 0).
+- `slices`: the same of parts of a test set: `by` (a key of the manifest, or `duration`) and `slice`
+  (its value), with `system, task, condition, metric, value, ci_low, ci_high, n`.
+- `comparisons`: the `first` system, which is the speech model or else one from elsewhere, minus the
+  `second` on the same utterances, paired, with `difference, ci_low, ci_high, p_value, n`;
+  `p_randomization` and, of what is right or wrong, `p_mcnemar` (else null), two tests beside the
+  bootstrap's; and `ratio`, its value over the other's (null for error rates, whose ratio says
+  little, and over 0).
 - `checks`: whether shuffled audio scores inside the interval of shuffled transcripts; a `better`
   one means that the answer reaches the model by another way than the sound.
 - `counts` a system, task and condition: `n, missing, truncated, empty`, `invalid` where a
@@ -21,7 +24,7 @@ versions, time, memory); `results.json` repeats that and adds:
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,8 @@ from blsp.metrics import (
     measure,
     randomization_test,
 )
-from blsp.prediction_log import Prediction, PredictionLog
+from blsp.prediction_log import MISSING, Prediction, PredictionLog
+from blsp.slices import read_slices, score_slices
 from blsp.tasks import (
     ERROR_RATES,
     LOWER_IS_BETTER,
@@ -56,9 +60,11 @@ SPEECH, TEXT_BOUND, CASCADE, WHISPER = "speech", "text bound", "cascade", "whisp
 RANDOM, EMPTY = "random", "empty"
 SHUFFLED_AUDIO, SHUFFLED_TEXT = "shuffled audio", "shuffled_text"
 
-SYSTEMS = (SPEECH, TEXT_BOUND, CASCADE, RANDOM, EMPTY, SHUFFLED_AUDIO, SHUFFLED_TEXT)
-"""Every system of a run, in the order they are shown; `whisper`, the transcripts that the cascade
-reads, comes with the cascade."""
+MAIN = (SPEECH, TEXT_BOUND, CASCADE)
+SANITY = (RANDOM, EMPTY, SHUFFLED_AUDIO, SHUFFLED_TEXT)
+SYSTEMS = (*MAIN, *SANITY)
+"""Every system of a checkpoint, in the order they are shown; systems from elsewhere come after the
+main ones. `whisper`, the transcripts that the cascade reads, comes with the cascade."""
 
 Scores = dict[str, dict[str, Statistics]]
 """Metric -> system -> statistics, of one task in one condition."""
@@ -74,7 +80,8 @@ def recompute(folder: str | Path) -> dict[str, Any]:
     run = read_run(folder)
     log = PredictionLog(folder)
     results: dict[str, Any] = {"format_version": FORMAT_VERSION}
-    results |= {"rows": [], "comparisons": [], "checks": [], "counts": []}
+    results |= {"rows": [], "slices": [], "comparisons": [], "checks": [], "counts": []}
+    slices = read_slices(folder)
     for task, condition in asked(run):
         answers = predictions_of(log, task.name, condition)
         if not any(references_of(answers).values()):
@@ -82,6 +89,8 @@ def recompute(folder: str | Path) -> dict[str, Any]:
         scores = compute_scores(task, answers, folder)
         where = {"task": task.name, "condition": condition}
         results["rows"] += _rows(scores, where, _speakers(answers), held_out=task.held_out)
+        found = score_slices(scores, slices.get(condition, {}))
+        results["slices"] += [{**row, **where} for row in found]
         results["comparisons"] += _comparisons(scores, where)
         results["checks"] += _checks(scores, task, where)
         results["counts"] += _counts(task, answers, scores, where)
@@ -132,8 +141,15 @@ def predictions_of(
     log: PredictionLog, task: str, condition: str
 ) -> dict[str, dict[str, Prediction]]:
     """Return system -> id -> prediction, systems in the order they are shown."""
-    found = {s: log.get((s, task, condition)) for s in (*SYSTEMS, WHISPER)}
+    foreign = sorted(foreign_of({system for system, *_ in log.cells()}))
+    order = (*MAIN, *foreign, *SANITY, WHISPER)
+    found = {system: log.get((system, task, condition)) for system in order}
     return {system: answers for system, answers in found.items() if answers}
+
+
+def foreign_of(systems: Iterable[str]) -> list[str]:
+    """Return those of some systems that are not ours, in their order."""
+    return [system for system in systems if system not in (*SYSTEMS, WHISPER)]
 
 
 def compute_scores(
@@ -172,7 +188,7 @@ def _pairs(answers: Mapping[str, Mapping[str, Prediction]]) -> dict[str, Pairs]:
             ids=tuple(references),
             references=tuple(references.values()),
             predictions=tuple(rows[i].prediction if i in rows else "" for i in references),
-            missing=len(references) - len(rows),
+            missing=len(references) - sum(row.finish_reason != MISSING for row in rows.values()),
             groups=groups,
         )
         for system, rows in answers.items()
@@ -212,28 +228,32 @@ def _by_speaker(statistics: Statistics, speakers: Mapping[str, str]) -> dict[str
 
 
 def _comparisons(scores: Scores, where: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The system that a run is about (speech, or else the first from elsewhere) minus others."""
     for metric, by_system in scores.items():
-        shares = metric not in LOWER_IS_BETTER
-        for other in (CASCADE, TEXT_BOUND):
-            if SPEECH not in by_system or other not in by_system:
-                continue
-            pair = by_system[SPEECH], by_system[other]
-            found, share = compare(*pair), pair[0].proportion
-            yardstick = by_system[other].value
-            yield {
-                "first": SPEECH,
-                "second": other,
-                **where,
-                "metric": metric,
-                "difference": found.difference,
-                "ci_low": found.ci_low,
-                "ci_high": found.ci_high,
-                "p_value": found.p_value,
-                "p_randomization": randomization_test(*pair),
-                "p_mcnemar": mcnemar_test(*pair) if share else None,
-                "ratio": by_system[SPEECH].value / yardstick if shares and yardstick else None,
-                "n": found.n,
-            }
+        foreign = foreign_of(by_system)
+        about = SPEECH if SPEECH in by_system else next(iter(foreign), None)
+        for other in (CASCADE, TEXT_BOUND, *foreign):
+            if about and other in by_system and other != about:
+                pair = by_system[about], by_system[other]
+                found = compare(*pair)
+                yield {
+                    "first": about,
+                    "second": other,
+                    **where,
+                    "metric": metric,
+                    "difference": found.difference,
+                    "ci_low": found.ci_low,
+                    "ci_high": found.ci_high,
+                    "p_value": found.p_value,
+                    "p_randomization": randomization_test(*pair),
+                    "p_mcnemar": mcnemar_test(*pair) if pair[0].proportion else None,
+                    "ratio": _ratio(metric, pair[0].value, pair[1].value),
+                    "n": found.n,
+                }
+
+
+def _ratio(metric: str, value: float, yardstick: float) -> float | None:
+    return value / yardstick if metric not in LOWER_IS_BETTER and yardstick else None
 
 
 def _checks(scores: Scores, task: Task, where: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -274,7 +294,9 @@ def _counts(
             "n": len(pairs),
             "missing": pairs.missing,
             "truncated": sum(row.finish_reason == "length" for row in rows),
-            "empty": sum(not row.prediction.strip() for row in rows),
+            "empty": sum(
+                not row.prediction.strip() and row.finish_reason != MISSING for row in rows
+            ),
         }
         if (invalid := count_invalid(task, pairs)) is not None:
             counts["invalid"] = invalid

@@ -95,6 +95,19 @@ def load_models(
     )
 
 
+def no_models(whisper: Path) -> Models:
+    """Where nobody of ours is asked: for runs that score other systems alone.
+
+    Args:
+        whisper: folder with the table of spellings.
+    """
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a run without a checkpoint asks none of its models")
+
+    return Models(read=refuse, hear=refuse, transcribe=refuse, description={}, whisper=whisper)
+
+
 def locate_checkpoint(source: str | Path) -> Path:
     """Return the folder of a checkpoint, from its path or hub id.
 

@@ -1,17 +1,24 @@
-"""A server with `/v1/completions` that fails as servers do, on a port of this machine."""
+"""A server with `/v1/completions` and `/v1/chat/completions` that fails as servers do."""
 
+import base64
+import io
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
+import soundfile
+
 
 class Completions(ThreadingHTTPServer):
     """Answers a prompt of token ids with their sum, after it has failed at it in some ways.
+
+    A chat with a recording is answered by ``hear``, given the prompt's words and the samples.
 
     Args:
         failures: a sequence of what each prompt gets first: a status, or `torn`, `garbled`,
@@ -21,9 +28,14 @@ class Completions(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, failures: Any = (), seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        failures: Any = (),
+        seconds: float = 0.0,
+        hear: Callable[[str, np.ndarray], str] | None = None,
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.failures, self.seconds = failures, seconds
+        self.failures, self.seconds, self.hear = failures, seconds, hear
         self.lock = threading.Lock()
         self.tries: Counter[tuple[int, ...]] = Counter()
         self.bodies: list[dict[str, Any]] = []
@@ -41,7 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server, prompt = self.server, tuple(body["prompt"])
+        server, chat = self.server, json.dumps(body.get("messages"))
+        prompt = tuple(body.get("prompt", chat.encode()))
         with server.lock:
             attempt, server.tries[prompt] = server.tries[prompt], server.tries[prompt] + 1
             server.bodies.append(body)
@@ -50,15 +63,25 @@ class _Handler(BaseHTTPRequestHandler):
             server.most = max(server.most, server.now)
         try:
             time.sleep(server.seconds)
-            if self.path != "/v1/completions":
+            if self.path not in ("/v1/completions", "/v1/chat/completions"):
                 self._send(404, b"no such page")
             elif attempt < len(server.failures):
                 self._fail(server.failures[attempt])
+            elif self.path.endswith("chat/completions"):
+                self._send(200, reply(self._hear(body)))
             else:
                 self._send(200, complete(f"the sum is {sum(prompt)}"))
         finally:
             with server.lock:
                 server.now -= 1
+
+    def _hear(self, body: dict[str, Any]) -> str:
+        (message,) = body["messages"]
+        texts = [part["text"] for part in message["content"] if part["type"] == "text"]
+        (sound,) = [p["input_audio"] for p in message["content"] if p["type"] == "input_audio"]
+        assert sound["format"] == "wav" and self.server.hear is not None
+        samples, _ = soundfile.read(io.BytesIO(base64.b64decode(sound["data"])), dtype="float32")
+        return self.server.hear("".join(texts).strip(), samples)
 
     def _fail(self, how: Any) -> None:
         if how == "silent":
@@ -88,6 +111,12 @@ class _Handler(BaseHTTPRequestHandler):
 def complete(text: str, reason: str = "stop") -> bytes:
     """The body of an answer."""
     choice = {"index": 0, "text": text, "finish_reason": reason}
+    return json.dumps({"choices": [choice], "usage": {"completion_tokens": 3}}).encode()
+
+
+def reply(text: str | None, reason: str = "stop") -> bytes:
+    """The body of an answer to a chat."""
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": reason}
     return json.dumps({"choices": [choice], "usage": {"completion_tokens": 3}}).encode()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from completions import Completions, complete, serve
 
-from blsp import authors
+from blsp import authors, endpoint
 from blsp.authors import ask_server
 from blsp.cli import main as run_blsp
 from blsp.errors import InputError
@@ -44,9 +44,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authors, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(endpoint, "TIMEOUT_SECONDS", 0.5)
     short = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.01)))
-    monkeypatch.setattr(authors, "time", short)
+    monkeypatch.setattr(endpoint, "time", short)
 
 
 def write(folder: Path, llm: Path, server: Completions, *more: str) -> int:
@@ -195,7 +195,7 @@ def test_an_answer_that_was_cut_or_filtered_is_known_as_such(
             monkeypatch.setattr(
                 "completions.complete", lambda _, r=reason: complete("cut of\ufffd", r)
             )
-            author = ask_server(server.address[7:], str(llm), None, {}, at_once=1)
+            author = ask_server(server.address, str(llm), None, {}, at_once=1)
             assert author.write([[1, 2]], ["a"], GenerationConfig()) == [expected]
 
 

@@ -37,21 +37,28 @@ def utterance(i: int, **changes: Any) -> Utterance:
     return Utterance(**(values | changes))
 
 
-@pytest.fixture
-def spoken(tmp_path: Path) -> Path:
+def write_spoken(folder: Path) -> Path:
     """A manifest whose recordings are told apart by their length."""
     for i in range(4):
-        save_audio(tmp_path / f"u{i}.wav", np.full(1600 * (i + 1), 0.1, dtype=np.float32))
-    write_rows(tmp_path / "test.jsonl", [utterance(i) for i in range(4)], Meta(command="test"))
-    return tmp_path / "test.jsonl"
+        save_audio(folder / f"u{i}.wav", np.full(1600 * (i + 1), 0.1, dtype=np.float32))
+    write_rows(folder / "test.jsonl", [utterance(i) for i in range(4)], Meta(command="test"))
+    return folder / "test.jsonl"
+
+
+def write_spellings(folder: Path) -> Path:
+    (folder / "whisper").mkdir()
+    (folder / "whisper" / "normalizer.json").write_text('{"colour": "color"}')
+    return folder / "whisper"
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Path:
+    return write_spoken(tmp_path)
 
 
 @pytest.fixture
 def spellings(tmp_path: Path) -> Path:
-    folder = tmp_path / "whisper"
-    folder.mkdir()
-    (folder / "normalizer.json").write_text('{"colour": "color"}')
-    return folder
+    return write_spellings(tmp_path)
 
 
 def index_of(audio: np.ndarray) -> int:

@@ -87,7 +87,7 @@ def load_english_normalizer(path: Path) -> Normalizer:
     if not file.is_file():
         raise InputError(
             f"expected Whisper's table of spellings, found no file {file}; name a Whisper "
-            "checkpoint folder, every one has a normalizer.json"
+            "checkpoint (--whisper FOLDER), every one has a normalizer.json"
         )
     try:
         spellings = json.loads(file.read_text(encoding="utf-8"))
