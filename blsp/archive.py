@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from blsp import parquet
 from blsp.errors import InputError
+from blsp.remote import FORM, is_remote, is_remote_cell
 
 Source = str | Path | bytes
 
@@ -85,9 +86,10 @@ def open_source(source: Source, *, root: str | Path | None = None) -> BinaryIO:
             in `.zip` or `.tar` and MEMBER the exact name inside it: `clips.zip::inner/a.wav`,
             `shards/000.tar::a.flac`. Members are stored or deflated (zip), uncompressed (tar). In
             a `.parquet` file MEMBER is a column and a row, counted from 0: `x.parquet::audio/17`,
-            where there are bytes, or a path relative to the file's folder.
+            where there are bytes, or a path relative to the file's folder. That file may be on the
+            hub: `hf://datasets/OWNER/NAME@COMMIT/x.parquet::audio/17`.
         root: folder that a path is relative to. A path that is absolute or leads out of it, also
-            by a symbolic link, is refused.
+            by a symbolic link, is refused. What is on the hub has none.
 
     Returns:
         A seekable binary file without a `name`.
@@ -95,10 +97,13 @@ def open_source(source: Source, *, root: str | Path | None = None) -> BinaryIO:
     Raises:
         InputError: nothing there, a folder, an unreadable file or archive, no such member, or a
             path that escapes `root`.
+        UnreachableError: a hub that does not answer.
     """
     if isinstance(source, bytes):
         return io.BytesIO(source)
     text = source.as_posix() if isinstance(source, Path) else source
+    if is_remote(text):
+        return _open_remote(text)
     found = _MEMBER.fullmatch(text)
     path = _resolve(found[1] if found else text, root)
     try:
@@ -116,6 +121,16 @@ def open_source(source: Source, *, root: str | Path | None = None) -> BinaryIO:
         raise InputError(
             f"{path}: expected a readable file, found: {error.strerror}; check its permissions"
         ) from error
+
+
+def _open_remote(name: str) -> BinaryIO:
+    if not is_remote_cell(name):
+        raise InputError(f"{name}: expected {FORM}::COLUMN/ROW, found another form; correct it")
+    file, _, cell = name.partition(_SEPARATOR)
+    found = parquet.read_cell(file, cell)
+    if isinstance(found, str):
+        raise InputError(f"{name}: expected audio bytes, found the path {found!r}; drop the row")
+    return io.BytesIO(found)
 
 
 def _resolve(path: str, root: str | Path | None) -> Path:

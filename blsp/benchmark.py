@@ -28,6 +28,7 @@ from blsp.journal import do_at_once
 from blsp.manifest import Meta, Utterance, find_root, read_manifest, to_row
 from blsp.metrics import build_normalizer
 from blsp.prediction_log import MISSING, Prediction, PredictionLog
+from blsp.remote import find_neighbourhood
 from blsp.results import (
     CASCADE,
     EMPTY,
@@ -541,9 +542,10 @@ def _transcribe(asking: _Asking) -> dict[str, str]:
     task = _transcript_task(asking.benchmark)
     done = asking.log.get(cell)
     left = [one for one in asking.test_set.utterances if one.id not in done]
+    near = {one.id: find_neighbourhood(i, one.audio) for i, one in enumerate(left)}
     for language in sorted({one.language or "en" for one in left}):
         spoken = [one for one in left if (one.language or "en") == language]
-        spoken.sort(key=lambda one: (one.duration, one.id))
+        spoken.sort(key=lambda one: (near[one.id], one.duration, one.id))
         for start in range(0, len(spoken), _AT_ONCE):
             chunk = spoken[start : start + _AT_ONCE]
             texts = asking.models.transcribe([asking.load(one) for one in chunk], language)

@@ -27,6 +27,7 @@ from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration
 from blsp.model.encoder import encoder_lengths
 from blsp.model.processing import Features, pad_features
+from blsp.remote import is_remote
 
 
 class _Store:
@@ -184,7 +185,10 @@ def fill_cache(
     model: BlspForConditionalGeneration,
     datasets: Sequence[ConversationDataset],
 ) -> None:
-    """Encode what data sets hold, if all of it finds room; what cannot be read is passed over."""
+    """Encode what data sets hold, if all of it finds room; what cannot be read is passed over.
+
+    Nothing is where audio is on the hub: by length, its groups of rows would be read many times.
+    """
     config, weight = model.config, model.model.audio_tower.conv1.weight
     row_bytes = config.audio_config.d_model * weight.element_size()  # type: ignore[union-attr]
     parts, room = [], cache.store.room
@@ -192,6 +196,8 @@ def fill_cache(
         frames = round(part.duration * FRAMES_PER_SECOND)
         room -= encoder_lengths(frames) * row_bytes
         if room < 0:  # of millions of lines only as many are read as find room
+            return
+        if is_remote(part.audio):
             return
         if frames <= config.window_frames:
             parts.append((part, root, load))

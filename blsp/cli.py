@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from blsp import __version__
-from blsp.errors import InputError, suggest
+from blsp.errors import InputError, UnreachableError, describe_error, suggest
 from blsp.shipped import Folder, copy_recipe, list_programs, list_recipes, program_module
 
 # name -> (module:function that takes the arguments and returns an exit code, one-line help)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         return _dispatch(_import_packages(arguments))
-    except (InputError, OSError) as error:
+    except (InputError, UnreachableError, OSError) as error:
         if debug or not (message := _user_message(error)):
             raise
         print(f"blsp: {message}", file=sys.stderr)
@@ -121,8 +121,8 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def _user_message(error: Exception) -> str | None:
     """Return the line to print, or None for an error that is ours and deserves its traceback."""
-    if isinstance(error, InputError):
-        return str(error)
+    if isinstance(error, InputError | UnreachableError):
+        return describe_error(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" for {error.filename}" if error.filename else ""
         return f"expected room on the disk{where}, found it full; free some and run this again"

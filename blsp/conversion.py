@@ -20,6 +20,7 @@ from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.locking import hold
 from blsp.manifest import Meta, find_kind, find_written, relative_folder, relative_root
+from blsp.remote import is_remote
 from blsp.rows import check_utterance, parse_line
 
 Form = Literal["blsp", "nemo", "csv", "tsv"]
@@ -147,7 +148,8 @@ def _complete(row: Row, path: Path, root: Path, where: str) -> Row:
     audio = row.get("audio")
     if type(audio) is not str or not audio:
         raise InputError(f"{where}: expected 'audio_filepath' or 'audio', found neither; add it")
-    audio = _relative_to_root(os.path.normpath(path.parent.absolute() / audio), root, where)
+    if not is_remote(audio):
+        audio = _relative_to_root(os.path.normpath(path.parent.absolute() / audio), root, where)
     start = row.get("start")
     name = PurePosixPath(audio).with_suffix("").as_posix() + (f"@{start:g}" if start else "")
     texts = {key: str(row[key]) for key in _TEXTS if row.get(key) is not None}
@@ -186,7 +188,9 @@ def _read_theirs(path: Path, out: Path) -> Iterator[Row]:
     """Yield our rows with `audio` relative to the folder of the new file."""
     above = relative_root(path, out)
     for _, row in read_rows(path):
-        audio = os.path.normpath(f"{above}/{row['audio']}").replace(os.sep, "/")
+        audio = row["audio"]
+        if not is_remote(audio):
+            audio = os.path.normpath(f"{above}/{audio}").replace(os.sep, "/")
         yield {**row, "audio": audio}
 
 

@@ -1,9 +1,10 @@
 """Conversations on disk become examples: both views as tokens, and the features of the audio.
 
-Only where each line begins, and how long it is in seconds and tokens, is kept in memory (16 bytes a
-conversation); the line itself is read again when it is asked for, so that millions of conversations
-cost a worker nothing. What a recording sounds like and how many placeholders it takes is asked of
-functions that are handed in, because the encoder and adapter know. Files enter, `Example`s leave.
+Only where each line begins, how long it is in seconds and tokens, and where its audio is if that is
+on the hub, is kept in memory (24 bytes a conversation); the line itself is read again when it is
+asked for, so that millions of conversations cost a worker nothing. What a recording sounds like and
+how many placeholders it takes is asked of functions that are handed in, because the encoder and
+adapter know. Files enter, `Example`s leave.
 """
 
 import logging
@@ -33,6 +34,7 @@ from blsp.manifest import (
 )
 from blsp.model.encoder import encoder_lengths
 from blsp.model.processing import Features
+from blsp.regions import Places
 from blsp.rendering import IGNORED, Rendered, Renderer
 
 FRAMES_PER_SECOND = 100
@@ -131,6 +133,8 @@ class ConversationDataset(Dataset[Example]):
     Raises:
         InputError: a bad line, a conversation that cannot be rendered, or a file written by another
             language model or template.
+        UnreachableError: audio is on a hub that does not answer, now or when an example is asked
+            for. That does not count as unreadable audio: all that lies there would be.
     """
 
     def __init__(
@@ -157,13 +161,14 @@ class ConversationDataset(Dataset[Example]):
         self.sources: dict[tuple[str | None, str | None], list[float]] = {}
         """Corpus and licence -> conversations and seconds of audio."""
         offsets, durations, tokens, self._firsts = array("q"), array("f"), array("i"), [0]
+        places = Places()
         weights = config.weights or (1.0,) * len(config.conversations)
         for path, weight in zip(config.conversations, weights, strict=True):
             if not config.foreign:
                 _check_origin(path, renderer, llm)
-            self._scan(path, offsets, durations, tokens)
+            self._scan(path, offsets, durations, tokens, places)
             first = self._firsts[-1]
-            for column in (offsets, durations, tokens) if weight != 1 else ():
+            for column in (offsets, durations, tokens, places.numbers) if weight != 1 else ():
                 column[first:] = _weigh(column[first:], weight)
             self._firsts.append(len(offsets))
         self._offsets = np.frombuffer(offsets, dtype=np.int64)
@@ -171,6 +176,8 @@ class ConversationDataset(Dataset[Example]):
         """(N,) seconds of audio."""
         self.tokens = np.frombuffer(tokens, dtype=np.int32)
         """(N,) length of the longer view."""
+        self.regions = places.find_regions()
+        """What is read together; None where all audio lies here."""
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -217,6 +224,7 @@ class ConversationDataset(Dataset[Example]):
         chosen = copy(self)
         chosen._offsets = self._offsets[kept]
         chosen.durations, chosen.tokens = self.durations[kept], self.tokens[kept]
+        chosen.regions = self.regions.select(kept) if self.regions else None
         chosen._firsts = np.searchsorted(kept, self._firsts).tolist()
         return chosen
 
@@ -237,7 +245,9 @@ class ConversationDataset(Dataset[Example]):
                 f"({error}); start again"
             ) from error
 
-    def _scan(self, path: Path, offsets: array, durations: array, tokens: array) -> None:
+    def _scan(
+        self, path: Path, offsets: array, durations: array, tokens: array, places: Places
+    ) -> None:
         for line in scan_rows(path, "conversations"):
             conversation = build_conversation(checked(path, line))
             try:
@@ -256,6 +266,7 @@ class ConversationDataset(Dataset[Example]):
             offsets.append(line.offset)
             durations.append(seconds)
             tokens.append(length)
+            places.add([part.audio for part in conversation.recordings])
 
     def _count_tokens(self, conversation: Conversation) -> tuple[int, str | None]:
         """Return the length of the longer view, where the audio's is that of its stated duration;

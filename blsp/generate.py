@@ -36,6 +36,7 @@ from blsp.generation import (
 from blsp.journal import Plan, Work, digest, finish_output
 from blsp.manifest import AudioPart, Meta, find_kind, find_root, read_manifest, write_meta
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
+from blsp.remote import find_neighbourhood
 from blsp.rendering import Renderer
 
 
@@ -145,9 +146,10 @@ def _read_recordings(manifest: Path) -> list[Recording]:
 
 
 def plan_batches(recordings: Sequence[Recording], batch_size: int) -> list[list[int]]:
-    """Indices of each batch: of similar duration, the longest first."""
+    """Indices of each batch: of similar duration, the longest first; on the hub, of those near."""
     seconds = [_seconds(one) for one in recordings]
-    ordered = sorted(range(len(recordings)), key=lambda index: -seconds[index])
+    near = [find_neighbourhood(index, one.audio) for index, one in enumerate(recordings)]
+    ordered = sorted(range(len(recordings)), key=lambda index: (near[index], -seconds[index]))
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
 

@@ -1,9 +1,9 @@
 """Audio data sets of the Hugging Face hub, here or there, as recordings for a manifest.
 
 A folder, a `.parquet` file or a hub id enters; a `Table` a split leaves, whose rows become a
-`Candidate` each. Parquet files on this machine are referred to in place. Of anything else
-the audio is written once, as it is in its container, so that nothing is decoded here and a run
-that was killed goes on. For what lies on this machine, no other is asked.
+`Candidate` each. Parquet files are referred to in place on this machine, and on the hub where that
+is asked for. Of anything else the audio is written once, as it is in its container, so that nothing
+is decoded here and a run that was killed goes on. For what lies on this machine, no other is asked.
 """
 
 import errno
@@ -20,7 +20,8 @@ from blsp.cells import store_cell
 from blsp.columns import Columns, find_columns, holds_array
 from blsp.corpora import Candidate, Dropped, Item
 from blsp.errors import InputError
-from blsp.parquet import SUFFIX, name_cell
+from blsp.parquet import SUFFIX, name_cell, read_footer, read_rows
+from blsp.remote import FORM, parse_name
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -34,7 +35,7 @@ _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
 
 
 class _InPlace(str):
-    """A recording that is left where it lies: a path relative to the root."""
+    """A recording that is left where it lies: a path relative to the root, or one on the hub."""
 
 
 class _Row(NamedTuple):
@@ -77,7 +78,8 @@ def open_tables(
         source: a folder, a `.parquet` file, or the id of a data set on the hub.
         config: which of several configurations.
         revision: branch, tag or commit on the hub.
-        streaming: read from the hub row by row, without keeping its files.
+        streaming: read from the hub without keeping its files. Audio in parquet files stays there,
+            other audio is written.
 
     Raises:
         InputError: there is none, it cannot be opened without running its code, or the hub does
@@ -122,15 +124,19 @@ def _open_builder(
     import datasets
 
     here = Path(source).absolute() if Path(source).is_dir() else None
+    # Else two hosts are asked that nobody named: one counts, one knows features.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    datasets.config.USE_PARQUET_EXPORT = False
     with _refusing(source, revision):
         builder = datasets.load_dataset_builder(str(here or source), config, revision=revision)
     tables: dict[str, Table] = {}
     for name, files in (builder.config.data_files or {}).items():
         parts: dict[str, Any] = {"name": str(name), "source": source, "here": here}
         whole = all(str(file).endswith(SUFFIX) for file in files)
-        if whole and (here or not streaming):
+        if whole:
+            kind = _Remote if streaming and not here else _Parquet
             given = builder.info.features
-            tables[str(name)] = _Parquet(**parts, files=tuple(map(str, files)), given=given)
+            tables[str(name)] = kind(**parts, files=tuple(map(str, files)), given=given)
         else:
             tables[str(name)] = _Streamed(**parts, builder=builder)
     return tables
@@ -183,6 +189,34 @@ class _Parquet(Table):
 
         with _refusing(self.source, None):  # into the cache of the hub's own client
             return [str(file) for file in DownloadManager().download(list(self.files))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Remote(_Parquet):
+    """Parquet files that stay on the hub."""
+
+    def features(self) -> Mapping[str, Any]:
+        from datasets import Features
+
+        with _refusing(self.source, None):
+            if self.given:
+                return self.given
+            metadata = read_footer(self.files[0]).metadata
+            return Features.from_arrow_schema(metadata.schema.to_arrow_schema())
+
+    def rows(self, columns: Columns, root: Path | None) -> Iterator[_Row]:
+        if holds_array(self.features()[columns.audio]):
+            raise InputError(
+                f"{self.source} {self.name}: expected recordings as files in the column "
+                f"{columns.audio!r}, found samples, which are not read from the hub; leave out "
+                "--streaming"
+            )
+        for file in self.files:
+            if parse_name(file) is None:
+                raise InputError(f"{file}: expected {FORM}, found another form; name OWNER/NAME")
+            for number, values in enumerate(read_rows(file, columns.read)):
+                audio = _InPlace(name_cell(file, columns.audio, number))
+                yield _Row(f"{file}: row {number}", values, audio)
 
 
 def _read_parquet(file: str, columns: Sequence[str], source: str) -> Iterator[dict[str, Any]]:
@@ -264,7 +298,7 @@ def _find_root(tables: Iterable[Table], wishes: "Wishes") -> Path | None:
     """Return the folder that recordings in place are relative to; None where they cannot stay."""
     folders: list[Path] = []
     for table in tables:
-        if not isinstance(table, _Parquet) or table.here is None:
+        if not isinstance(table, _Parquet) or table.here is None:  # on the hub there is no root
             return None
         features = table.features()
         words = replace(wishes, untranscribed=True)  # asked for when the split is read, if it is

@@ -67,8 +67,20 @@ def find_speech(ids: list[int], audio_token_id: int) -> list[tuple[int, int, str
 
 def find_largest_batch(dataset: ConversationDataset, config: TrainingConfig) -> list[int]:
     """The batch with the most seconds of audio, which takes the most memory and time."""
-    batches = list(DurationBatchSampler(dataset.durations, dataset.tokens, config.batches()))
+    batches = list(_plan_batches(dataset, config))
     return max(batches, key=lambda batch: float(dataset.durations[batch].max()) * len(batch))
+
+
+def _plan_batches(
+    dataset: ConversationDataset, config: TrainingConfig, world: int = 1
+) -> DurationBatchSampler:
+    return DurationBatchSampler(
+        dataset.durations,
+        dataset.tokens,
+        config.batches(),
+        regions=dataset.regions,
+        world=world,
+    )
 
 
 def try_batch(
@@ -107,7 +119,7 @@ def describe_run(
     world: int,
 ) -> list[str]:
     """How many steps, how long at most, and how large a checkpoint gets."""
-    sampler = DurationBatchSampler(dataset.durations, dataset.tokens, config.batches(), world=world)
+    sampler = _plan_batches(dataset, config, world)
     an_epoch = math.ceil(len(sampler) / config.accumulation)
     steps = config.steps or math.ceil(an_epoch * (config.epochs or 0))
     hours = float(dataset.durations.sum()) / 3600

@@ -28,6 +28,7 @@ from blsp.manifest import (
     relative_folder,
     write_rows,
 )
+from blsp.remote import is_remote
 from blsp.rows import check_utterance
 from blsp.validation import validate
 
@@ -251,7 +252,8 @@ def _build_utterance(
     """
     where, told = candidate.where, candidate.file_seconds
     if isinstance(seconds, InputError):
-        there = Path(root, candidate.audio.partition("::")[0]).exists()  # an archive counts
+        file = candidate.audio.partition("::")[0]  # an archive counts
+        there = is_remote(file) or Path(root, file).exists()
         reason = "audio that cannot be read" if there else "no audio file"
         return Dropped(reason, f"{where}: {seconds}")
     if told is not None and seconds < told - _CUT_SECONDS:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from blsp.errors import suggest
+from blsp.remote import FORM, is_remote, is_remote_cell
 
 
 def parse_line(data: bytes) -> tuple[dict[str, Any] | None, list[str]]:
@@ -74,6 +75,9 @@ def _audio_path(value: Any) -> _Verdict:
     path = value.partition("::")[0]  # what follows is a name inside an archive
     if path[0] in "/\\~" or (path[1:2] == ":" and path[2:3] in ("/", "\\")):
         return "a path relative to the root", "name the folder above it as root in X.meta.json"
+    if is_remote(path):
+        form = f"{FORM}::COLUMN/ROW"
+        return None if is_remote_cell(value) else (form, "`blsp prep hub --streaming` writes it")
     if "://" in path:
         return "a file on this machine", "download it first"
     if "\\" in path:

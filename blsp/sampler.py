@@ -3,7 +3,9 @@
 Which examples share a batch is settled once, from the seed; an epoch only shuffles the order. So
 the number of batches never changes, every rank has the same number of them, and a run that is
 resumed sees what the uninterrupted run would have seen. Nothing is drawn from a rank's own random
-state: each computes the same plan and takes its share. Durations enter, lists of indices leave.
+state: each computes the same plan and takes its share. Where audio stays on the hub, a batch is
+made of what is read together, and an epoch goes from region to region. Durations enter, lists of
+indices leave.
 """
 
 from array import array
@@ -14,6 +16,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from blsp.errors import InputError
+from blsp.regions import Regions
 
 _TOKEN_BUCKET = 64  # within one second of duration, examples are put in order of tokens this coarse
 
@@ -46,6 +49,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         durations: (N,) seconds of audio of each example, 0 where there is none.
         tokens: (N,) tokens of each example.
         config: the bounds and the seed.
+        regions: of the data set, where some of its audio is on the hub.
         rank: which share to yield.
         world: how many ranks there are.
 
@@ -59,6 +63,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         tokens: Sequence[int] | np.ndarray,
         config: BatchConfig,
         *,
+        regions: Regions | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -72,16 +77,26 @@ class DurationBatchSampler(Sampler[list[int]]):
         counts = np.asarray(tokens, dtype=np.int32)
         _check_bounds(seconds, counts, config)
         rng = np.random.default_rng(config.seed)
-        self._order = _sort_by_size(seconds, counts, rng)
-        ends = _close_batches(seconds[self._order], counts[self._order], config)
+        order = _sort_by_size(seconds, counts, rng)
+        if regions is not None:
+            order = order[np.argsort(regions.numbers[order], kind="stable")]
+        self._order, self._regions = order, regions
+        borders = _find_borders(regions.numbers[order]) if regions is not None else []
+        ends = _close_all(seconds[order], counts[order], config, borders)
         self._starts, self._ends, self.dropped = _fit_to_world(ends, self._order, world, rng)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.config.seed, 1 + self.epoch])
         # A step waits for its slowest rank, so its batches are neighbours in size.
-        for step in rng.permutation(len(self)):
+        for step in self._draw_steps(rng):
             batch = step * self.world + rng.permutation(self.world)[self.rank]
             yield self._order[self._starts[batch] : self._ends[batch]].tolist()
+
+    def _draw_steps(self, rng: np.random.Generator) -> np.ndarray:
+        if self._regions is None:
+            return rng.permutation(len(self))
+        first = self._order[self._starts[:: self.world]]  # an example of each step
+        return _order_by_region(self._regions.numbers[first], self._regions.lanes, rng)
 
     def __len__(self) -> int:
         return len(self._ends) // self.world
@@ -127,6 +142,65 @@ def _close_batches(seconds: np.ndarray, tokens: np.ndarray, config: BatchConfig)
     if len(seconds):
         ends.append(len(seconds))
     return np.frombuffer(ends, dtype=np.int64).astype(np.int32)
+
+
+def _find_borders(numbers: np.ndarray) -> list[int]:
+    """Return where a number differs from the one before it."""
+    return (np.flatnonzero(np.diff(numbers)) + 1).tolist()
+
+
+def _close_all(
+    seconds: np.ndarray, tokens: np.ndarray, config: BatchConfig, borders: list[int]
+) -> np.ndarray:
+    """Return where each batch ends, none of them across a border."""
+    parts = zip(np.split(seconds, borders), np.split(tokens, borders), strict=True)
+    closed = [_close_batches(*part, config) for part in parts]
+    firsts = [0, *borders]
+    ends = [first + part for first, part in zip(firsts, closed, strict=True)]
+    return np.concatenate(ends).astype(np.int32)
+
+
+def _order_by_region(regions: np.ndarray, lanes: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw the order of an epoch that goes through each region once.
+
+    Regions are dealt to lanes at random, and steps come from the lanes in turn. What lies here is
+    scattered over them; what makes a lane longer than the others comes at the end of those.
+
+    Args:
+        regions: (S,) of each step, -1 where it may stand anywhere.
+        lanes: how many regions are gone through at the same time.
+
+    Returns:
+        (S,) the steps.
+    """
+    steps = rng.permutation(len(regions))
+    steps = steps[np.argsort(regions[steps], kind="stable")]
+    parts = np.split(steps, _find_borders(regions[steps]))
+    anywhere = parts.pop(0).tolist() if len(steps) and regions[steps[0]] < 0 else []
+    dealt: list[list[int]] = [[] for _ in range(lanes)]
+    for number in rng.permutation(len(parts)):
+        min(dealt, key=len).extend(parts[number].tolist())
+    scattered: list[list[int]] = [[] for _ in range(lanes)]
+    for step in anywhere:
+        shortest = min(range(lanes), key=lambda lane: len(dealt[lane]) + len(scattered[lane]))
+        scattered[shortest].append(step)
+    queues = [_scatter(*both, rng) for both in zip(dealt, scattered, strict=True)]
+    order = np.empty_like(steps)
+    sizes = [len(order[lane::lanes]) for lane in range(lanes)]
+    over = [step for queue, size in zip(queues, sizes, strict=True) for step in queue[size:]]
+    for lane, (queue, size) in enumerate(zip(queues, sizes, strict=True)):
+        lacking = max(0, size - len(queue))
+        order[lane::lanes] = queue[:size] + over[:lacking]
+        over = over[lacking:]
+    return order
+
+
+def _scatter(steps: list[int], others: list[int], rng: np.random.Generator) -> list[int]:
+    """Return steps in their order with others anywhere between them."""
+    mixed = np.empty(len(steps) + len(others), dtype=np.int64)
+    is_other = rng.permutation(len(mixed)) < len(others)
+    mixed[is_other], mixed[~is_other] = others, steps
+    return mixed.tolist()
 
 
 def _fit_to_world(

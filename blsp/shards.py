@@ -26,6 +26,7 @@ from blsp.files import atomic_path
 from blsp.journal import Journal, digest, find_finished
 from blsp.locking import hold
 from blsp.manifest import Meta, find_root
+from blsp.remote import SCHEME, is_remote
 from blsp.rows import recordings_of
 
 ShardKind = Literal["tar", "parquet"]
@@ -254,7 +255,7 @@ def _open_audio(path: Path, packed: set[str]) -> Iterator[_Audio]:
     root = find_root(path)
     for number, row in read_rows(path):
         for recording in recordings_of(row):
-            name = posixpath.normpath(recording["audio"])
+            name = _normalize(recording["audio"])
             if name in packed:
                 continue
             packed.add(name)
@@ -266,6 +267,10 @@ def _open_audio(path: Path, packed: set[str]) -> Iterator[_Audio]:
                 size = file.seek(0, SEEK_END)
                 file.seek(0)
                 yield _Audio(name, file, size)
+
+
+def _normalize(audio: str) -> str:
+    return audio if is_remote(audio) else posixpath.normpath(audio)
 
 
 def _write_shard(packer: _Packer, path: Path, queue: _Queue) -> dict[str, str]:
@@ -283,7 +288,7 @@ def _write_shard(packer: _Packer, path: Path, queue: _Queue) -> dict[str, str]:
 
 def _name_member(audio: _Audio) -> str:
     """Return a path for a file, through archives, too, that ends in what kind of audio it is."""
-    name = _IN_ARCHIVE.sub(r"\1/", audio.name)
+    name = _IN_ARCHIVE.sub(r"\1/", audio.name.removeprefix(SCHEME))
     if posixpath.splitext(name)[1]:
         return name
     head = audio.file.read(64)
@@ -305,6 +310,6 @@ def _move_rows(path: Path, places: Mapping[str, str], counts: dict[str, int]) ->
     """Yield the rows with their audio where it lies now."""
     for _, row in read_rows(path):
         for recording in recordings_of(row):
-            recording["audio"] = places[posixpath.normpath(recording["audio"])]
+            recording["audio"] = places[_normalize(recording["audio"])]
         counts["written"] += 1
         yield row

@@ -20,7 +20,7 @@ from blsp.audio import load_audio
 from blsp.caching import FeatureCache
 from blsp.checkpoint import is_complete
 from blsp.dataset import ConversationDataset, DataConfig, Demands, LoadFeatures
-from blsp.errors import InputError, suggest
+from blsp.errors import InputError, UnreachableError, describe_error, suggest
 from blsp.extensions import import_named
 from blsp.generation import build_renderer
 from blsp.hardware import find_ranks
@@ -512,6 +512,6 @@ def overfit(recipe: Recipe, header: Header, count: int, report: Report) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except InputError as mistake:
-        print(f"blsp: {mistake}", file=sys.stderr)
+    except (InputError, UnreachableError) as mistake:
+        print(f"blsp: {describe_error(mistake)}", file=sys.stderr)
         sys.exit(2)

@@ -295,6 +295,7 @@ class AlignmentTrainer(Trainer):
             dataset.durations,
             dataset.tokens,
             self.config.batches(),
+            regions=dataset.regions,
             rank=self.args.process_index,
             world=self.args.world_size,
         )

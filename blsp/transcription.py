@@ -44,6 +44,7 @@ from blsp.manifest import (
 )
 from blsp.model.foundations import read_whisper_config, resolve_folder
 from blsp.pauses import find_cut, find_edges
+from blsp.remote import find_neighbourhood
 
 STRETCH_SECONDS = 600.0
 """Of a long recording, what is one piece of work: all that a kill can cost, whatever its length."""
@@ -177,18 +178,21 @@ def plan_stretches(
 def plan_batches(
     stretches: Sequence[Stretch],
     languages: Sequence[str],
+    near: Sequence[int],
     *,
     longest_seconds: float,
     batch_size: int,
 ) -> list[list[int]]:
     """Indices of each batch: of one language and similar length, the longest first.
 
-    A batch is full when it will be cut into `batch_size` pieces.
+    A batch is full when it will be cut into `batch_size` pieces. ``near`` is of each stretch what
+    `find_neighbourhood` says: only those of one neighbourhood come together.
     """
     seconds = [one.last - one.first for one in stretches]
-    order = sorted(range(len(stretches)), key=lambda index: (languages[index], -seconds[index]))
+    alike = list(zip(near, languages, strict=True))
+    order = sorted(range(len(stretches)), key=lambda index: (alike[index], -seconds[index]))
     batches: list[list[int]] = []
-    for _, same in groupby(order, key=lambda index: languages[index]):
+    for _, same in groupby(order, key=lambda index: alike[index]):
         room = 0
         for index in same:
             pieces = math.ceil(seconds[index] / longest_seconds)
@@ -197,7 +201,7 @@ def plan_batches(
                 room = batch_size
             batches[-1].append(index)
             room = max(0, room - pieces)
-    return sorted(batches, key=lambda batch: -seconds[batch[0]])
+    return sorted(batches, key=lambda batch: (near[batch[0]], -seconds[batch[0]]))
 
 
 def load_pieces(
@@ -270,8 +274,9 @@ class _Job:
         languages = [self.language_of(self.rows[one.row]) for one in self.stretches]
         for language in dict.fromkeys(languages):
             listener.check_language(language, str(manifest))
+        near = [find_neighbourhood(one.row, self.rows[one.row].audio) for one in self.stretches]
         self.batches = plan_batches(
-            self.stretches, languages, longest_seconds=seconds, batch_size=config.batch_size
+            self.stretches, languages, near, longest_seconds=seconds, batch_size=config.batch_size
         )
 
     def language_of(self, row: Utterance) -> str:

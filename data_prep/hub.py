@@ -3,7 +3,8 @@
 `SOURCE` is a folder, a `.parquet` file or a hub id. The columns for audio, words, id, emotion and
 the like are found by their usual names, or named: `--column text=transcript`; other columns of
 text, numbers and classes become keys of the manifest. Parquet files that lie here are referred to
-in place. Other audio is written once below `--out`, as it is; nothing is decoded.
+in place, and with `--streaming` those on the hub, of which nothing is kept. Other audio is written
+once below `--out`, as it is; nothing is decoded.
 """
 
 import argparse
@@ -42,7 +43,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", help="which of several configurations")
     parser.add_argument("--revision", help=f"branch, tag or commit on the hub, such as {CONVERTED}")
     parser.add_argument(
-        "--streaming", action="store_true", help="read from the hub without keeping its files"
+        "--streaming",
+        action="store_true",
+        help="leave the audio on the hub, where it is in parquet files: it is read in training",
     )
     parser.add_argument(
         "--column",
@@ -72,12 +75,13 @@ def _read_pair(text: str) -> tuple[str, str]:
 
 
 def _choices(options: argparse.Namespace) -> list[str]:
-    """What decides the rows. Where the files are kept meanwhile does not."""
+    """What decides the rows, and where their audio is."""
     pairs = [("--config", options.config), ("--revision", options.revision)]
     pairs += [("--column", pair) for pair in sorted(options.column)]
     pairs += [("--language", options.language), ("--license", options.license)]
     words = [word for option, value in pairs if value for word in (option, value)]
-    return [*words, "--untranscribed"] if options.untranscribed else words
+    flags = (("--untranscribed", options.untranscribed), ("--streaming", options.streaming))
+    return [*words, *(flag for flag, value in flags if value)]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A hub on the loopback: enough of the API for the real client, over folders of tiny models.
 
 Repositories are folders `ORG/NAME` below a root; a folder has one commit, which `main` and `v1`
-name. Every request is noted.
+name. Each is a model or a data set, as it is asked for. Every request is noted.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants
@@ -35,6 +35,12 @@ class Hub:
     """Files whose connection is closed half-way the next time."""
     broken: set[str] = field(default_factory=set)
     """Files that get an error."""
+    busy: dict[str, list[int]] = field(default_factory=dict)
+    """File -> statuses of the next answers, before it is sent."""
+    elsewhere: str = ""
+    """Another host, to which whoever wants a file is sent."""
+    tokens: list[str | None] = field(default_factory=list)
+    """What each request for a file was authorised with."""
     served: list[tuple[str, str | None]] = field(default_factory=list)
     """Files in the order they were sent, each with the range that was asked for."""
     requests: int = 0
@@ -88,24 +94,39 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.hub.requests += 1
         path = unquote(urlsplit(self.path).path)
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/.*)?", path):
+        if found := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)(/.*)?", path):
             self._api(found[1], found[2] or "")
-        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif found := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._resolve(*found.groups())
         else:
             self._refuse(404, "NotFound")
+
+    def do_POST(self) -> None:
+        """What the hub says of some paths; its client asks so before it reads folders."""
+        self.hub.requests += 1
+        found = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/paths-info/[^/]+", self.path)
+        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        folder = self.hub.root / found[1] if found else self.hub.root
+        paths = [folder / path for path in asked.get("paths", [])]
+        self._json([_entry(folder, path) for path in paths if path.exists()])
 
     def _api(self, name: str, rest: str) -> None:
         folder = self.hub.root / name
         if not folder.is_dir():
             return self._refuse(401, "RepoNotFound")
-        found = re.fullmatch(r"/(?:revision|tree)/([^/]+)", rest)
+        found = re.fullmatch(r"/(?:revision|tree)/([^/]+)(?:/(.+))?", rest)
         if found and found[1] not in (*REVISIONS, commit_of(folder)):
             return self._refuse(404, "RevisionNotFound")
         if rest == "/auth-check":
             return self._json({}) if self._may_read(name) else self._refuse(401, "GatedRepo")
         if rest.startswith("/tree/"):
-            return self._json([_entry(folder, path) for path in _files(folder)])
+            assert found
+            within = folder / (found[2] or "")
+            if not within.is_dir():
+                return self._refuse(404, "EntryNotFound")
+            is_deep = "recursive=true" in self.path.lower()
+            listed = _files(within) if is_deep else sorted(within.iterdir())
+            return self._json([_entry(folder, path) for path in listed])
         siblings = [_sibling(folder, path) for path in _files(folder)]
         gated = "manual" if name in self.hub.gated else False
         self._json({"id": name, "sha": commit_of(folder), "siblings": siblings, "gated": gated})
@@ -120,6 +141,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RevisionNotFound")
         if not (folder / file).is_file():
             return self._refuse(404, "EntryNotFound", commit_of(folder))
+        self.hub.tokens.append(self.headers.get("Authorization"))
+        if statuses := self.hub.busy.get(file):
+            return self._refuse(statuses.pop(0), "Busy")
+        if self.hub.elsewhere:
+            return self._redirect(f"{self.hub.elsewhere}{self.path}")
         if file in self.hub.broken:
             return self._refuse(403, "Broken")  # an error that is not tried again
         self._send(folder, file)
@@ -127,20 +153,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, folder: Path, file: str) -> None:
         content = (folder / file).read_bytes()
         wanted = self.headers.get("Range")
-        begin = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0  # type: ignore[index]
+        range_ = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted or "bytes=0-")
+        assert range_
+        size, begin = len(content), int(range_[1])
+        content = content[: int(range_[2]) + 1] if range_[2] else content
         self.send_response(206 if wanted else 200)
         self.send_header("X-Repo-Commit", commit_of(folder))
         self.send_header("ETag", f'"{_digest(folder / file)}"')
         self.send_header("Content-Length", str(len(content) - begin))
         if wanted:
-            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{size}")
         self.end_headers()
         if self.command == "HEAD":
             return
         self.hub.served.append((file, wanted))
         if file in self.hub.cut_once:
             self.hub.cut_once.remove(file)
-            self.wfile.write(content[: len(content) // 2])
+            self.wfile.write(content[begin : (begin + len(content)) // 2])
             self.close_connection = True
         else:
             self.wfile.write(content[begin:])
@@ -148,6 +177,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _may_read(self, name: str) -> bool:
         given = self.headers.get("Authorization", "")
         return name not in self.hub.gated or given == f"Bearer {TOKEN}"
+
+    def _redirect(self, place: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", place)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _json(self, value: Any) -> None:
         content = json.dumps(value).encode()
@@ -183,6 +218,8 @@ def is_large(path: Path) -> bool:
 
 def _entry(folder: Path, path: Path) -> dict[str, Any]:
     name, size = path.relative_to(folder).as_posix(), path.stat().st_size
+    if path.is_dir():
+        return {"type": "directory", "path": name, "oid": commit_of(path)}
     entry = {"type": "file", "path": name, "size": size, "oid": _pointer(path)}
     if is_large(path):
         entry["lfs"] = {"oid": _digest(path), "size": size, "pointerSize": 134}
