@@ -139,7 +139,7 @@ def time_systems(
     """Time all systems on each recording in turn, after a warm-up on the first."""
     config = GenerationConfig(max_new_tokens=max_new_tokens, batch_size=1)
     timings: dict[str, list[Timing]] = {name: [] for name in systems}
-    for number, audio in enumerate([*audios[:1] * WARM_UP, *audios]):
+    for number, audio in enumerate([*[audios[0]] * WARM_UP, *audios]):
         for name, answer in systems.items():
             found = time_answer(answer, audio, config)
             if number >= WARM_UP:
