@@ -14,9 +14,11 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from blsp.audio import load_audio
 from blsp.endpoint import announce
@@ -27,6 +29,7 @@ from blsp.hardware import describe_hardware, peak_memory_mb
 from blsp.journal import do_at_once
 from blsp.manifest import Meta, Utterance, find_root, read_manifest, to_row
 from blsp.metrics import build_normalizer
+from blsp.noise import BABBLE, TALKERS, Noise, make_babble, make_noise, mix_noise
 from blsp.prediction_log import MISSING, Prediction, PredictionLog
 from blsp.remote import find_neighbourhood
 from blsp.results import (
@@ -81,6 +84,33 @@ class TestSet:
     manifest: str = ""
     known: frozenset[str] = frozenset()
     """Ids of the whole manifest, those included that are not asked about."""
+    noise: Noise | None = None
+    """Laid over every recording when it is loaded."""
+
+    def __post_init__(self) -> None:
+        if self.noise and self.noise.kind == BABBLE and len(self.utterances) < 2:
+            raise InputError(
+                f"{self.manifest or self.condition}: expected other recordings for babble, found "
+                "none beside one; choose another noise"
+            )
+
+    def load(self, utterance: Utterance) -> Audio:
+        """Samples of an utterance, as the systems hear it."""
+        audio = _load(utterance, self.root)
+        if self.noise is None:
+            return audio
+        rng, samples = self.noise.generator(utterance.id), len(audio)
+        if self.noise.kind == BABBLE:
+            voices = [_load(one, self.root) for one in self._draw_talkers(utterance, rng)]
+            noise = make_babble(voices, rng, samples)
+        else:
+            noise = make_noise(self.noise.kind, rng, samples)
+        return mix_noise(audio, noise, snr_db=self.noise.snr_db).astype(np.float32)
+
+    def _draw_talkers(self, utterance: Utterance, rng: np.random.Generator) -> list[Utterance]:
+        others = [one for one in self.utterances if one.id != utterance.id]
+        chosen = rng.choice(len(others), size=min(TALKERS, len(others)), replace=False)
+        return [others[index] for index in chosen]
 
     def describe(self) -> dict[str, Any]:
         """Name, size and a digest of every line."""
@@ -90,6 +120,7 @@ class TestSet:
             "manifest": self.manifest,
             "n": len(self.utterances),
             "sha256": hashlib.sha256(lines.encode()).hexdigest()[:16],
+            **({"noise": asdict(self.noise)} if self.noise else {}),
         }
 
 
@@ -262,7 +293,7 @@ def _map_one(
     """Keep the similarity map of the first utterance that has words, for the report."""
     for one in test_set.utterances:
         if one.text:
-            audio = _load(one, test_set.root)
+            audio = test_set.load(one)
             write_json(out / SIMILARITY, map_sentence(audio, one.text))
             return
 
@@ -419,7 +450,7 @@ class _Asking:
 
     def load(self, utterance: Utterance) -> Audio:
         """Samples of an utterance."""
-        return _load(utterance, self.test_set.root)
+        return self.test_set.load(utterance)
 
 
 def _load(utterance: Utterance, root: Path) -> Audio:

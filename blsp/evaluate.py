@@ -9,7 +9,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from blsp.foreign import connect_all, load_answers
 from blsp.generation import GenerationConfig, read_prompt
 from blsp.manifest import Utterance
 from blsp.model.foundations import resolve_folder
+from blsp.noise import BABBLE, KINDS, Noise
 from blsp.report import write_report
 from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute
 from blsp.systems import Models, load_models, no_models
@@ -71,6 +72,19 @@ def build_parser(
         metavar="FIELD",
         help="slice scores by a key of the manifest (speaker, accent, ...) or by duration",
     )
+    parser.add_argument(
+        "--snr",
+        default="",
+        metavar="DB,DB",
+        help="also under noise of so many decibels below the speech, such as 20,10,5,0: each level "
+        "is a condition",
+    )
+    parser.add_argument(
+        "--noise",
+        choices=KINDS,
+        default=BABBLE,
+        help=f"for --snr (default {BABBLE}: other recordings of the set at once)",
+    )
     parser.add_argument("--limit", type=int, help="first so many utterances of each manifest")
     parser.add_argument("--held-out", action="store_true", help="mark as unlike all training data")
     parser.add_argument("--batch-size", type=int, default=32, help="answers at once (default 32)")
@@ -114,7 +128,8 @@ def load_sets(options: argparse.Namespace) -> tuple[TestSet, ...]:
     """Read the manifests that were named.
 
     Raises:
-        InputError: a limit below 1, or a manifest that is wrong.
+        InputError: a limit below 1, levels of noise that are no numbers, or a manifest that is
+            wrong.
     """
     if options.limit is not None and options.limit < 1:
         raise InputError(f"expected --limit of at least 1, found {options.limit}; leave it out")
@@ -123,8 +138,20 @@ def load_sets(options: argparse.Namespace) -> tuple[TestSet, ...]:
         name, equals, path = text.partition("=")
         if not equals or Path(text).exists():
             name, path = Path(text).stem, text
-        sets.append(load_test_set(Path(path), name, limit=options.limit))
+        clean = load_test_set(Path(path), name, limit=options.limit)
+        sets.append(clean)
+        for level in _read_levels(options.snr):
+            noise = Noise(kind=options.noise, snr_db=level)
+            sets.append(replace(clean, condition=f"{name}, {level:g} dB", noise=noise))
     return tuple(sets)
+
+
+def _read_levels(text: str) -> list[float]:
+    """`20,10,5` -> [20.0, 10.0, 5.0]."""
+    try:
+        return [float(each) for each in text.split(",") if each]
+    except ValueError as error:
+        raise InputError(f"--snr: expected numbers such as 20,10,5,0, found {text!r}") from error
 
 
 def find_values(sets: Sequence[TestSet], field: str) -> tuple[str, ...]:

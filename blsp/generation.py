@@ -6,8 +6,10 @@ model's makers recommend for sampling is not used: everything that shapes an ans
 come from `blsp.rendering` as token ids; `Answer`s leave. `transcribe` is the cascade's ears.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +27,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from blsp.dataset import expand_placeholders
+from blsp.dataset import FRAMES_PER_SECOND, expand_placeholders
 from blsp.drawing import build_sampler, derive_seed
 from blsp.errors import InputError
 from blsp.manifest import Message, Part, TextPart
@@ -35,6 +37,8 @@ from blsp.model.foundations import check_loaded
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.model.processing import BlspProcessor, Features, extract_window, pad_features
 from blsp.rendering import Renderer, contains_thinking
+
+logger = logging.getLogger(__name__)
 
 AUDIO_PLACE = "{audio}"
 """Where a recording stands in the text of an instruction."""
@@ -229,6 +233,7 @@ def answer_speech(
         InputError: an empty prompt, or one longer than the language model's positions.
     """
     writer = _Writer(model, processor.tokenizer, config)
+    warn_of_length(model, prompts)
 
     def answer(chosen: list[int]) -> list[Answer]:
         some = [prompts[index] for index in chosen]
@@ -248,6 +253,7 @@ def stream_answer(
 ) -> Answer:
     """Answer one prompt and hand out the text word by word as it comes."""
     writer = _Writer(model, processor.tokenizer, config)
+    warn_of_length(model, [prompt])
     streamer = _CallbackStreamer(processor.tokenizer, on_text)
     seeds = _seeds_of([0], None, config)
     return writer.write([prompt.ids], seeds, streamer=streamer, **_pad_audio([prompt]))[0]
@@ -265,6 +271,23 @@ class _CallbackStreamer(TextStreamer):
             text = text.rstrip("\ufffd")
         if text:
             self._on_text(text)
+
+
+def warn_of_length(model: BlspForConditionalGeneration, prompts: Sequence[SpeechPrompt]) -> None:
+    """Say once that recordings are longer than any that training had."""
+    limit = model.config.trained_max_seconds
+    longest = max((frames for prompt in prompts for _, frames in prompt.features), default=0)
+    if limit is not None and longest / FRAMES_PER_SECOND > limit:
+        _warn_once(limit)
+
+
+@cache
+def _warn_once(limit: float) -> None:
+    logger.warning(
+        "expected recordings of at most %.1f s, the longest of training, found a longer one; its "
+        "answer may be worse: cut it, or train on longer ones",
+        limit,
+    )
 
 
 def _pad_audio(prompts: Sequence[SpeechPrompt]) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ MODULES = [
     "archive",
     "container",
     "audio",
+    "noise",
     "pauses",
     "rows",
     "manifest",

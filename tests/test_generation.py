@@ -253,6 +253,18 @@ def test_a_batch_of_speech_is_its_singles_in_the_order_given(hearer: tuple[Any, 
     assert len({answer.text for answer in together}) > 1
 
 
+def test_a_recording_longer_than_any_of_training_is_told_once(
+    hearer: tuple[Any, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = hearer
+    prompts = speech_prompts(hearer, [8000, 16_160])  # the second has 1.01 s
+    for limit, told in ((None, 0), (1.01, 0), (1.0, 1), (1.0, 1)):
+        monkeypatch.setattr(model.config, "trained_max_seconds", limit)
+        answer_speech(*hearer, prompts, SHORT)
+        assert len(caplog.records) == told
+    assert "at most 1.0 s, the longest of training" in caplog.text
+
+
 def test_text_alone_is_answered_as_the_language_model_answers(hearer: tuple[Any, Any]) -> None:
     model, processor = hearer
     renderer = Renderer(processor.tokenizer, audio_token_id=processor.audio_token_id)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from blsp.tiny.voices import NOISES, make_noise
+from blsp.noise import make_noise
+from blsp.tiny.voices import NOISES
 
 FLOOR = -10.0  # log10 of the smallest mel power kept
 

@@ -26,8 +26,9 @@ import soxr
 from blsp.errors import InputError
 from blsp.files import atomic_path
 from blsp.manifest import Meta, write_meta
+from blsp.noise import make_noise, mix_noise
 from blsp.tiny.espeak import Prosody, Spoken, Synthesizer
-from blsp.tiny.voices import EMOTIONS, NOISES, make_noise, mix_noise, sample_prosody, voices_of
+from blsp.tiny.voices import EMOTIONS, NOISES, sample_prosody, voices_of
 from blsp.tiny.world import Sentence, Split, sample_sentences
 
 SAMPLING_RATE = 16_000

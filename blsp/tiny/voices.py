@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-import numpy as np
-
 from blsp.tiny.espeak import Prosody
 from blsp.tiny.world import Split
 
@@ -100,6 +98,7 @@ _SEALED, _TEST, _DEV = 4, 8, 4
 
 EMOTIONS = ("neutral", "happy", "sad", "angry", "fearful")
 NOISES = ("white", "pink", "brown", "hum")
+"""Of training; see `blsp.noise`."""
 SEALED_NOISE = "crackle"
 
 
@@ -156,34 +155,3 @@ def sample_prosody(rng: random.Random, split: Split, emotion: str) -> Prosody:
         pitch=min(99, pitch + mood.pitch),
         pitch_range=mood.pitch_range,
     )
-
-
-def make_noise(kind: str, rng: np.random.Generator, samples: int) -> np.ndarray:
-    """``samples`` of noise at 16 kHz, float32, root mean square 1."""
-    if kind == "hum":
-        noise = _hum(rng, samples)
-    elif kind == "crackle":
-        noise = rng.standard_normal(samples) * (rng.random(samples) < 0.004)
-    else:
-        # Coloured noise: white noise whose power falls with frequency.
-        slope = {"white": 0.0, "pink": 0.5, "brown": 1.0}[kind]
-        spectrum = np.fft.rfft(rng.standard_normal(samples))
-        frequency = np.maximum(np.fft.rfftfreq(samples, 1 / 16_000), 40.0)
-        noise = np.fft.irfft(spectrum / frequency**slope, samples)
-    return (noise / max(float(np.sqrt(np.mean(noise**2))), 1e-9)).astype(np.float32)
-
-
-def _hum(rng: np.random.Generator, samples: int) -> np.ndarray:
-    time = np.arange(samples) / 16_000
-    base = rng.uniform(48, 62)
-    waves = [
-        np.sin(2 * np.pi * base * harmonic * time + rng.uniform(0, 6.28)) / harmonic
-        for harmonic in range(1, 20)
-    ]
-    return np.sum(waves, axis=0) + 0.05 * rng.standard_normal(samples)
-
-
-def mix_noise(audio: np.ndarray, noise: np.ndarray, *, snr_db: float) -> np.ndarray:
-    """``audio`` plus ``noise`` scaled so that the ratio of their mean powers is ``snr_db``."""
-    power = float(np.mean(audio**2))
-    return audio + noise * np.sqrt(power / 10 ** (snr_db / 10))

@@ -210,3 +210,19 @@ def test_a_folder_that_is_no_checkpoint_is_one_line(
     call = ["eval", str(tmp_path), "--task", "asr", "--manifest", str(manifest)]
     assert main(call) == 2
     assert f"{tmp_path}: expected a checkpoint of blsp, found none" in capsys.readouterr().err
+
+
+def test_levels_of_noise_are_conditions(checkpoint: Path, manifest: Path, tmp_path: Path) -> None:
+    out, asked = tmp_path / "out", ["--systems", "speech,text bound", "--snr", "10,-5"]
+    call = ["bench", "asr", str(checkpoint), "--manifest", f"calls={manifest}", *asked, *FEW]
+    assert main([*call, "--out", str(out)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert [one["condition"] for one in results["sets"]] == [
+        "calls",
+        "calls, 10 dB",
+        "calls, -5 dB",
+    ]
+    assert results["sets"][2]["noise"] == {"kind": "babble", "snr_db": -5.0, "seed": 0}
+    bound = [row["value"] for row in results["rows"] if row["system"] == "text bound"]
+    assert len(set(bound[::2])) == 1  # who reads is not disturbed
+    assert main([*call[:-2], "--snr", "loud", "--out", str(out)]) == 2

@@ -4,7 +4,6 @@ import random
 import re
 from itertools import combinations
 
-import numpy as np
 import pytest
 
 from blsp.tiny.espeak import Prosody, Synthesizer, list_variants, load_library
@@ -16,8 +15,6 @@ from blsp.tiny.voices import (
     UNFIT,
     VARIANTS,
     VoiceSplit,
-    make_noise,
-    mix_noise,
     sample_prosody,
     variants_of,
     voices_of,
@@ -30,13 +27,6 @@ ALL: tuple[VoiceSplit, ...] = ("train", "dev", "test", "sealed")
 def neutral_prosodies(split: Split) -> list[Prosody]:
     rng = random.Random(f"test {split}")
     return [sample_prosody(rng, split, "neutral") for _ in range(500)]
-
-
-def power_between(noise: np.ndarray, low: float, high: float) -> float:
-    """Mean power density from `low` to `high` Hz."""
-    power = np.abs(np.fft.rfft(noise.astype(np.float64))) ** 2
-    frequency = np.fft.rfftfreq(len(noise), 1 / 16_000)
-    return float(power[(frequency >= low) & (frequency < high)].mean())
 
 
 def test_more_than_a_hundred_voices_train() -> None:
@@ -119,43 +109,3 @@ def test_each_emotion_moves_the_prosody_its_own_way() -> None:
 
 def test_the_sealed_noise_is_in_no_plan() -> None:
     assert SEALED_NOISE not in NOISES
-
-
-@pytest.mark.parametrize("kind", [*NOISES, SEALED_NOISE])
-def test_noise_has_root_mean_square_one(kind: str) -> None:
-    noise = make_noise(kind, np.random.default_rng(3), 40_001)
-    assert noise.dtype == np.float32
-    assert len(noise) == 40_001
-    assert np.sqrt(np.mean(noise.astype(np.float64) ** 2)) == pytest.approx(1, abs=1e-4)
-
-
-@pytest.mark.parametrize("kind", [*NOISES, SEALED_NOISE])
-def test_noise_is_the_same_for_the_same_seed(kind: str) -> None:
-    one, other = (make_noise(kind, np.random.default_rng(3), 1600) for _ in range(2))
-    assert np.array_equal(one, other)
-
-
-@pytest.mark.parametrize(("kind", "fall"), [("white", 1), ("pink", 8), ("brown", 64)])
-def test_the_power_of_coloured_noise_falls_with_frequency(kind: str, fall: float) -> None:
-    """Three octaves up: white keeps its density, pink (1/f) has 1/8, brown (1/f^2) 1/64."""
-    noise = make_noise(kind, np.random.default_rng(3), 160_000)
-    ratio = power_between(noise, 200, 400) / power_between(noise, 1600, 3200)
-    assert ratio == pytest.approx(fall, rel=0.15)
-
-
-def test_hum_is_mains_and_its_harmonics() -> None:
-    noise = make_noise("hum", np.random.default_rng(3), 160_000)
-    assert power_between(noise, 45, 65) > 1000 * power_between(noise, 2000, 8000)
-
-
-def test_crackle_is_silent_but_for_rare_clicks() -> None:
-    noise = make_noise(SEALED_NOISE, np.random.default_rng(3), 160_000)
-    assert np.count_nonzero(noise) / len(noise) == pytest.approx(0.004, rel=0.2)
-
-
-def test_noise_is_mixed_at_the_ratio_asked_for() -> None:
-    """Speech of power 4 at 6.0206 dB: noise of power 1; at 20 dB: of power 0.04."""
-    audio = np.array([2, -2, 2, -2], dtype=np.float32)
-    noise = np.array([1, 1, -1, -1], dtype=np.float32)
-    assert mix_noise(audio, noise, snr_db=6.0206) == pytest.approx([3, -1, 1, -3], abs=1e-5)
-    assert mix_noise(audio, noise, snr_db=20) == pytest.approx([2.2, -1.8, 1.8, -2.2], abs=1e-6)
