@@ -122,11 +122,12 @@ def _open_builder(
     source: str, *, config: str | None, revision: str | None, streaming: bool
 ) -> dict[str, Table]:
     import datasets
+    from datasets import config as settings
 
     here = Path(source).absolute() if Path(source).is_dir() else None
     # Else two hosts are asked that nobody named: one counts, one knows features.
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    datasets.config.USE_PARQUET_EXPORT = False
+    settings.HF_UPDATE_DOWNLOAD_COUNTS = False
+    settings.USE_PARQUET_EXPORT = False
     with _refusing(source, revision):
         builder = datasets.load_dataset_builder(str(here or source), config, revision=revision)
     tables: dict[str, Table] = {}

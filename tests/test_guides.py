@@ -10,11 +10,16 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import hub
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from accelerate.commands.launch import launch_command_parser
+from datasets import config as datasets_config
 from test_train import RECIPE
 from training import save_models, write_conversations
 
@@ -176,8 +181,23 @@ def check_init_from(folder: Path) -> None:
     assert main(["train", *start, adapter]) == 0
 
 
+@pytest.fixture
+def large_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]:
+    """A hub with a data set in two splits."""
+    audio = write_audio(tmp_path / "a.wav").read_bytes()
+    table = pa.table({"audio": [{"bytes": audio, "path": "a.wav"}], "text": [SAID["a"]]})
+    data = tmp_path / "hub" / "OWNER" / "NAME" / "data"
+    data.mkdir(parents=True)
+    for split in ("train", "validation"):
+        pq.write_table(table, data / f"{split}-00000-of-00001.parquet")
+    with hub.serve(tmp_path / "hub") as served:
+        hub.use(served, tmp_path / "cache", monkeypatch)
+        monkeypatch.setattr(datasets_config, "HF_ENDPOINT", served.url)
+        yield served
+
+
 def test_every_command_from_recordings_to_training_works(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, large_data: hub.Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Half of the recordings have no transcript; the tiny Whisper knows eSpeak's voices."""
     (folder / "recordings").mkdir()
@@ -199,6 +219,11 @@ def test_every_command_from_recordings_to_training_works(
     assert len(by_whisper) >= 6 and {"transcribed_by"} <= set(by_whisper[0].extra)
     card = (folder / "runs" / "calls" / "checkpoint" / "README.md").read_text()
     assert "| calls | own |" in card
+    [there] = read_manifest("data/hub/train.jsonl")
+    [here] = read_manifest("data/dev/validation.jsonl")
+    assert there.audio.startswith("hf://datasets/OWNER/NAME@")
+    assert here.audio.startswith("validation-00000.tar::")
+    assert {name for name, _ in large_data.served} >= {"data/train-00000-of-00001.parquet"}
 
 
 def test_every_command_of_the_checks_works(folder: Path) -> None:

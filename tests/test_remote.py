@@ -214,6 +214,13 @@ def test_what_is_not_in_a_file_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_that_is_no_parquet_is_one_line(served: tuple[hub.Hub, str], tmp_path: Path) -> None:
+    path = tmp_path / "root" / "org" / "data.v1" / FILE
+    path.write_bytes(b"x" * path.stat().st_size)  # of the same commit
+    with pytest.raises(InputError, match=r"expected a whole parquet file, found: .*on the hub$"):
+        read(f"{served[1]}::audio/0")
+
+
 def test_a_path_on_the_hub_is_no_audio(served: tuple[hub.Hub, str]) -> None:
     with pytest.raises(InputError, match="expected audio bytes, found the path 'line 2'"):
         read(f"{served[1]}::text/2")
@@ -340,6 +347,12 @@ def test_data_for_which_one_must_ask_is_one_line(served: tuple[hub.Hub, str]) ->
     here.gated.add("org/data.v1")
     with pytest.raises(InputError, match="that asks for permission; check the name"):
         read(f"{name}::audio/0")
+
+
+def test_what_is_sorted_by_length_stays_among_its_neighbours() -> None:
+    there = [remote.find_neighbourhood(at, "hf://x") for at in (0, 255, 256, 600)]
+    assert there == [1, 1, 2, 3]
+    assert [remote.find_neighbourhood(at, "a.wav") for at in (0, 255, 256, 600)] == [0] * 4
 
 
 # --- manifests ------------------------------------------------------------------------------------

@@ -100,9 +100,16 @@ def test_long_recordings_are_heard_in_stretches() -> None:
 def test_a_batch_has_one_language_and_as_many_pieces_as_asked_for() -> None:
     stretches = [Stretch(row=at, first=0.0, last=s) for at, s in enumerate([5, 70, 20, 9, 40, 6])]
     languages = ["en", "en", "en", "de", "en", "en"]
-    batches = plan_batches(stretches, languages, longest_seconds=30.0, batch_size=4)
+    batches = plan_batches(stretches, languages, [0] * 6, longest_seconds=30.0, batch_size=4)
     # 70 s are three pieces, 40 s are two
     assert batches == [[1], [4, 2, 5], [3], [0]]
+
+
+def test_a_batch_has_what_is_near_each_other_on_the_hub() -> None:
+    stretches = [Stretch(row=at, first=0.0, last=s) for at, s in enumerate([5, 9, 7, 8])]
+    near = [1, 1, 2, 2]
+    batches = plan_batches(stretches, ["en"] * 4, near, longest_seconds=30.0, batch_size=4)
+    assert batches == [[1, 0], [3, 2]]
 
 
 @pytest.mark.parametrize("rate", [16_000, 22_050])

@@ -359,9 +359,8 @@ def test_rows_without_audio_are_left_out_and_counted(
 # --- the hub --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [[], ["--streaming"]])
 def test_what_the_hub_has_is_written_below_the_manifest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, asked = write_corpus(tmp_path / "elsewhere"), []
     load = datasets.load_dataset_builder
@@ -372,7 +371,7 @@ def test_what_the_hub_has_is_written_below_the_manifest(
 
     monkeypatch.setattr(datasets, "load_dataset_builder", answer)
     named = ["--config", "en", "--revision", "v1", "--splits", "train"]
-    assert prepare("org/corpus", tmp_path / "out", *named, *options) == 0
+    assert prepare("org/corpus", tmp_path / "out", *named) == 0
     assert asked == [("org/corpus", "en", "v1")]
     first, *_, last = rows_of(tmp_path / "out" / "train.jsonl")
     assert first == {
