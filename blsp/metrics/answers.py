@@ -37,7 +37,7 @@ def score_words(prediction: str, golds: Sequence[str]) -> float:
 
     Without a shared word it is 0, also where both normalise to nothing, as in the official script.
     """
-    return max(_words_f1(prediction, gold) for gold in golds)
+    return max((_words_f1(prediction, gold) for gold in golds), default=0.0)
 
 
 def _words_f1(prediction: str, gold: str) -> float:
