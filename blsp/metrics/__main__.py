@@ -4,8 +4,10 @@ A vector is an input and what the official library or scorer gave for it; a fami
 vectors of one metric. Every mismatch is printed, then how many passed and failed; families that
 are not implemented are named and counted as skipped. The exit code is 1 where one failed.
 
-English texts are normalised with the few spellings of the tiny Whisper unless `--whisper` names a
-whole table: what is right with few is right, what is not may only lack a spelling, and is skipped.
+English texts are normalised with the table of spellings in `--whisper`, or of an installed
+`whisper-normalizer`, whose table is Whisper's (its code is not). Without either the few spellings
+of the tiny Whisper serve: what is right with few is right, what is not may only lack one, and is
+skipped.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +90,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--whisper", type=Path, help="Whisper checkpoint folder, for its table of English spellings"
     )
     options = parser.parse_args(arguments)
+    table = options.whisper or find_installed_table()
     try:
-        english = load_english_normalizer(options.whisper or MODELS["blsp/tiny-whisper"])
+        english = load_english_normalizer(table or MODELS["blsp/tiny-whisper"])
         vectors = _read(options.vectors)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    mismatches, passed, skipped = check_vectors(
-        vectors, english, whole_table=options.whisper is not None
-    )
+    mismatches, passed, skipped = check_vectors(vectors, english, whole_table=table is not None)
     for line in mismatches:
         print(line)
     for reason, count in skipped.items():
@@ -103,6 +105,15 @@ def main(arguments: list[str] | None = None) -> int:
     failed = sum(map(len, vectors.values())) - passed - skipped.total()
     print(f"{passed} passed, {failed} failed, {skipped.total()} skipped")
     return int(failed > 0)
+
+
+def find_installed_table() -> Path | None:
+    """Whisper's spellings as `whisper-normalizer` ships them; None where it is not installed."""
+    found = find_spec("whisper_normalizer")
+    for folder in (found and found.submodule_search_locations) or ():
+        table = Path(folder) / "normalizers" / "english.json"
+        return table if table.is_file() else None
+    return None
 
 
 def _read(path: Path) -> dict[str, list[Any]]:
