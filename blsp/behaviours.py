@@ -23,11 +23,11 @@ from blsp.languages import base_language
 from blsp.manifest import AudioPart, Message, TextPart, Utterance
 
 SHIPPED = {
-    "general": "behaviours.yaml",
-    "emotions": "emotions.yaml",
+    "general": "styles/general.yaml",
+    "emotions": "styles/blsp-emo.yaml",
     "instructions": "styles/instructions.yaml",
     "blsp": "styles/blsp.yaml",
-    "blsp-emo": "emotions.yaml",
+    "blsp-emo": "styles/blsp-emo.yaml",
     "repeat": "styles/repeat.yaml",
     "reply": "styles/reply.yaml",
     "translate-de": "styles/translate-de.yaml",

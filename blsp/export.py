@@ -20,6 +20,7 @@ from blsp.model.foundations import Base
 from blsp.model.loading import Ears, join, load_tokenizer, write_checkpoint
 from blsp.model.lora import merge_lora
 from blsp.model.restoring import apply_delta
+from blsp.provenance import copy_provenance, read_sources, write_text_provenance
 from blsp.systems import locate_checkpoint
 from blsp.verify import Answered, answer_alone, make_recording
 
@@ -62,6 +63,7 @@ def export_whole(
     with atomic_path(out) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
+        copy_provenance(locate_checkpoint(checkpoint), temporary)
     size = sum(path.stat().st_size for path in out.iterdir())
     return [f"wrote        {out}, {size / 1e6:,.1f} MB, the base models included", *_serves(model)]
 
@@ -102,6 +104,7 @@ def export_merged(
         bases = again.config.bases or {}
         bases["llm"] = bases["llm"] | {"source": str((out / LLM_FOLDER).resolve())}
         write_checkpoint(again, its_processor, again.delta_state(), temporary)
+        _write_sources(locate_checkpoint(checkpoint), temporary, base["source"])
         mark_complete(temporary)
     return [
         f"wrote        {out / LLM_FOLDER}, a language model like any other",
@@ -109,6 +112,13 @@ def export_merged(
         f"changed      {_compare(before, after)}",
         *_serves(again),
     ]
+
+
+def _write_sources(checkpoint: Path, folder: Path, base: str) -> None:
+    """Say of the checkpoint, and of its language model too, what both have learnt from."""
+    copy_provenance(checkpoint, folder)
+    if sources := read_sources(checkpoint):
+        write_text_provenance(folder / LLM_FOLDER, sources, base)
 
 
 def _load(

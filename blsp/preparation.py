@@ -36,6 +36,11 @@ _EXAMPLES = 3  # of each reason to drop a recording
 _THREADS = 8  # headers of a network disk come slowly but many at once
 _CHUNK = 1000
 _KNOWN_FILES = 4096  # whose lengths are remembered: segments of one file come together
+_LABELS = {
+    "language": "of all recordings, such as en",
+    "license": "of all recordings, such as CC-BY-4.0",
+    "source": "name of the corpus",
+}
 _CUT_SECONDS = 0.5  # programs count an MP3's padding differently, by less than this
 
 
@@ -81,6 +86,43 @@ def build_parser(
     return parser
 
 
+def add_label_options(parser: argparse.ArgumentParser, *, without: str = "") -> None:
+    """Add what a corpus without a program of its own does not say of its recordings.
+
+    Args:
+        parser: of the program.
+        without: the label that the corpus itself says, such as `language`.
+    """
+    parser.add_argument(
+        "--untranscribed", action="store_true", help="keep recordings that nobody has written down"
+    )
+    for name, meaning in _LABELS.items():
+        if name != without:
+            parser.add_argument(f"--{name}", help=meaning)
+
+
+def read_labels(options: argparse.Namespace) -> dict[str, str]:
+    """Return what the options of `add_label_options` say of every recording."""
+    pairs = ((name, getattr(options, name, None)) for name in _LABELS)
+    return {name: value for name, value in pairs if value}
+
+
+def write_choices(options: argparse.Namespace, *own: str) -> list[str]:
+    """Return options that decide rows as words of a command.
+
+    Args:
+        options: of a program with `add_label_options`.
+        own: the program's own that decide rows, too, such as `audio_root`.
+    """
+    words = []
+    for name in (*own, *_LABELS, "untranscribed"):
+        value = getattr(options, name, None)
+        for one in value if isinstance(value, list) else [value]:
+            flag = f"--{name.replace('_', '-')}"
+            words += [flag] if one is True else [flag, str(one)] if one else []
+    return words
+
+
 def prepare_splits(
     options: argparse.Namespace,
     splits: Mapping[str, Callable[[], Iterable[Item]]],
@@ -92,6 +134,8 @@ def prepare_splits(
 ) -> int:
     """Write the manifests of all splits, or of those that were named; returns the exit code.
 
+    A split that cannot be written does not keep the others from it.
+
     Args:
         options: of `build_parser`.
         splits: name -> reads its recordings.
@@ -101,27 +145,43 @@ def prepare_splits(
         choices: options of the program's own that decide rows, every default written out.
 
     Raises:
-        InputError: no split, none of a name, or a manifest that another command wrote.
+        InputError: no split, or none of a name; or, a line each and once all others are written,
+            splits without a usable recording or with a manifest that another command wrote.
     """
     if not splits:
         raise InputError(
             f"{options.root}: expected {expected} below it, found none; name the folder in which "
             "the archives were unpacked"
         )
-    for name in options.splits or splits:
+    names, failures = options.splits or list(splits), []
+    for name in names:
         if name not in splits:
             raise InputError(
                 f"--splits: expected one in {options.root}, found {name!r}; {suggest(name, splits)}"
             )
+    for name in names:
         path = options.out / f"{name}.jsonl"
         words = ["blsp", "prep", program, str(options.root), "--out", str(options.out)]
         command = shlex.join([*words, "--splits", name, *choices])
-        with hold(path):
-            tally = None
-            if find_written(path, command) is None:
-                tally = write_manifest(path, splits[name](), root=root, command=command)
-        print(describe_manifest(path, tally), flush=True)
+        try:
+            tally = _prepare_split(path, splits[name], root=root, command=command)
+        except InputError as error:
+            failures.append(error)
+        else:
+            print(describe_manifest(path, tally), flush=True)
+    if failures:
+        raise InputError("\n".join(map(str, failures))) from failures[0]
     return 0
+
+
+def _prepare_split(
+    path: Path, read: Callable[[], Iterable[Item]], *, root: Path, command: str
+) -> Tally | None:
+    """Write one manifest; returns what was left out, None where it is there already."""
+    with hold(path):
+        if find_written(path, command) is not None:
+            return None
+        return write_manifest(path, read(), root=root, command=command)
 
 
 def choose_one(flag: str, asked: str | None, found: Iterable[str], *, root: Path) -> str:

@@ -1,13 +1,15 @@
 """Where training data came from and under which licence, carried into checkpoint and model card.
 
 A manifest names the corpus and its licence in every row; conversations keep both, a data set adds
-them up, and a checkpoint holds the sum with that of the checkpoint it began from, because the
-weights have learnt from both. What may not be used for money is marked: nobody should find that out
-from a corpus's web page after they have shipped. Sources and hours enter; two small files leave.
+them up, and a checkpoint holds the sum with that of the checkpoint it began from and of a language
+model that was trained here on text, because the weights have learnt from all of it. What may not be
+used for money is marked: nobody should find that out from a corpus's web page after they have
+shipped. Sources and hours enter; two small files leave.
 """
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,9 +90,25 @@ def write_provenance(folder: Path, sources: Sequence[Source], bases: Mapping[str
         sources: of its training data.
         bases: of its configuration: for `llm` and `encoder` where the weights come from.
     """
+    _write(folder, sources, format_card(sources, bases))
+
+
+def write_text_provenance(folder: Path, sources: Sequence[Source], base: str) -> None:
+    """The same for a language model; ``base`` is the folder or hub id that it began from."""
+    _write(folder, sources, format_text_card(sources, base))
+
+
+def _write(folder: Path, sources: Sequence[Source], card: str) -> None:
     rows = {"sources": [asdict(one) for one in sources]}
     (folder / SOURCES).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(format_card(sources, bases), encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def copy_provenance(source: Path, folder: Path) -> None:
+    """Copy what a checkpoint says of its data, and its card as its makers left it."""
+    for name in (SOURCES, CARD):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def format_card(sources: Sequence[Source], bases: Mapping[str, Any]) -> str:
@@ -99,10 +117,32 @@ def format_card(sources: Sequence[Source], bases: Mapping[str, Any]) -> str:
     Base models are named as hub ids only: a folder says something of the machine, and nothing of
     the model.
     """
-    models = [_name_base(bases.get(part)) for part in ("llm", "encoder")]
-    front = ["---", "library_name: blsp", "pipeline_tag: any-to-any"]
-    if named := [model for model in models if model]:
-        front += ["base_model:", *(f"- {model}" for model in named)]
+    models = [_name_base((bases.get(part) or {}).get("source")) for part in ("llm", "encoder")]
+    text = (
+        "# A speech adapter\n\n"
+        f"It lets {models[0] or 'a language model'} hear through the encoder of "
+        f"{models[1] or 'a Whisper'}. Load it with `blsp chat` or "
+        "`BlspForConditionalGeneration.from_pretrained`."
+    )
+    return _join_card("library_name: blsp\npipeline_tag: any-to-any", models, text, sources)
+
+
+def format_text_card(sources: Sequence[Source], base: str) -> str:
+    """Return the card of a language model that learnt here: from what, and what that permits."""
+    name = _name_base(base)
+    text = (
+        "# A language model\n\n"
+        f"It began from {name or 'another language model'} and learnt by `blsp`. Load it as any "
+        "other with `AutoModelForCausalLM.from_pretrained`."
+    )
+    front = "library_name: transformers\npipeline_tag: text-generation"
+    return _join_card(front, [name], text, sources)
+
+
+def _join_card(
+    front: str, models: Sequence[str | None], text: str, sources: Sequence[Source]
+) -> str:
+    named = [f"- {model}" for model in models if model]
     table = ["| corpus | licence | conversations | hours |", "|---|---|---|---|"]
     table += [
         f"| {one.source} | {one.license}{' (non-commercial)' if one.is_non_commercial else ''} "
@@ -110,14 +150,12 @@ def format_card(sources: Sequence[Source], bases: Mapping[str, Any]) -> str:
         for one in sources
     ]
     lines = [
-        *front,
+        "---",
+        front,
+        *(["base_model:", *named] if named else []),
         "---",
         "",
-        "# A speech adapter",
-        "",
-        f"It lets {models[0] or 'a language model'} hear through the encoder of "
-        f"{models[1] or 'a Whisper'}. Load it with `blsp chat` or "
-        "`BlspForConditionalGeneration.from_pretrained`.",
+        text,
         "",
         "## Training data",
         "",
@@ -128,9 +166,9 @@ def format_card(sources: Sequence[Source], bases: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _name_base(base: Mapping[str, Any] | None) -> str | None:
-    source = str((base or {}).get("source") or "")
-    is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
+def _name_base(source: str | None) -> str | None:
+    """A hub id, or None: a folder of two names looks like one."""
+    is_hub_id = source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists()
     return source if is_hub_id else None
 
 

@@ -36,6 +36,13 @@ from blsp.model import LlmOptions, LoraConfig
 from blsp.model.foundations import load_llm
 from blsp.model.loading import load_tokenizer
 from blsp.progress import RunLog
+from blsp.provenance import (
+    Source,
+    add_up,
+    join_sources,
+    read_sources,
+    write_text_provenance,
+)
 from blsp.recipe import Header, dump_recipe, load_recipe
 from blsp.rendering import PLAIN_TEMPLATE, Renderer, Trained
 from blsp.train import find_finished, find_recipe, find_start
@@ -242,6 +249,7 @@ class TextTrainer(SFTTrainer):
         report: Report,
     ) -> None:
         self.recipe, self.renderer = recipe, renderer
+        self.sources = find_sources(recipe, train[1])
         self.asked = [] if dev is None else pick(dev[1], recipe.training.eval_answers)
         super().__init__(
             model,
@@ -311,10 +319,20 @@ class TextTrainer(SFTTrainer):
             with explained_writes(temporary):
                 self.renderer.tokenizer.save_pretrained(temporary)
                 (temporary / RECIPE).write_text(recipe, encoding="utf-8")
+                write_text_provenance(temporary, self.sources, self.recipe.model.llm)
                 shutil.rmtree(folder, ignore_errors=True)  # of a run that had fewer steps
                 temporary.rename(folder)
         self.accelerator.wait_for_everyone()
         return folder
+
+
+def find_sources(recipe: TextRecipe, conversations: Sequence[Conversation]) -> list[Source]:
+    """What the weights will have learnt from; hours are those whose transcripts are read."""
+    rows = (
+        (one.source, one.license, 1, sum(part.duration for part in one.recordings))
+        for one in conversations
+    )
+    return join_sources(read_sources(Path(recipe.model.llm)), add_up(rows))
 
 
 def pick(conversations: Sequence[Conversation], count: int) -> list[Conversation]:

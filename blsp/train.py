@@ -435,10 +435,13 @@ def build_trainer(
 
 
 def find_sources(recipe: Recipe, parts: Parts) -> list[Source]:
-    """What the weights will have learnt from: this data, and that of the run they begin from."""
+    """What the weights will have learnt from: this data, that of the run they begin from, and that
+    of a language model which was trained here on text."""
     rows = ((*key, int(count), seconds) for key, (count, seconds) in parts.train.sources.items())
     begun = recipe.model.init_from
-    return join_sources(read_sources(Path(begun)) if begun else [], add_up(rows))
+    heard = read_sources(Path(begun)) if begun else []
+    earlier = join_sources(read_sources(Path(recipe.model.llm)), heard)
+    return join_sources(earlier, add_up(rows))
 
 
 def dry_run(recipe: Recipe, header: Header, report: Report) -> int:

@@ -23,7 +23,12 @@ from blsp.corpora import (
     relative_audio,
 )
 from blsp.errors import InputError
-from blsp.preparation import describe_manifest, write_manifest
+from blsp.preparation import (
+    add_label_options,
+    describe_manifest,
+    read_labels,
+    write_manifest,
+)
 
 SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".sph"}
 TABLES = {".csv", ".tsv"}
@@ -38,8 +43,7 @@ def main(argv: Sequence[str]) -> int:
     """Write one manifest."""
     options = _parse(argv)
     source, out = options.source_path, options.out
-    labels = {"language": options.language, "license": options.license, "source": options.source}
-    labels = {key: value for key, value in labels.items() if value is not None}
+    labels = read_labels(options)
     if source.is_dir():
         name, root = source.resolve().name, source
         items = read_folder(source, labels, untranscribed=options.untranscribed)
@@ -65,12 +69,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the manifest")
     parser.add_argument("--audio-root", type=Path, help="of a table's paths; default: its folder")
-    parser.add_argument(
-        "--untranscribed", action="store_true", help="keep recordings that nobody has written down"
-    )
-    parser.add_argument("--language", help="of all recordings, such as en")
-    parser.add_argument("--license", help="of all recordings, such as CC-BY-4.0")
-    parser.add_argument("--source", help="name of the corpus")
+    add_label_options(parser)
     return parser.parse_args(argv)
 
 

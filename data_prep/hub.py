@@ -14,7 +14,13 @@ from collections.abc import Sequence
 from blsp.cli import main as run_blsp
 from blsp.errors import InputError
 from blsp.hub import CONVERTED, Wishes, open_tables, plan_splits
-from blsp.preparation import build_parser, prepare_splits
+from blsp.preparation import (
+    add_label_options,
+    build_parser,
+    prepare_splits,
+    read_labels,
+    write_choices,
+)
 
 EXPECTED = "splits of parquet or audio files"
 
@@ -22,19 +28,20 @@ EXPECTED = "splits of parquet or audio files"
 def main(argv: Sequence[str]) -> int:
     """Write one manifest for every split, or for those named."""
     options = _parse(argv)
+    options.column.sort()
     source = str(options.root)
     named = dict(map(_read_pair, options.column))
     print(f"{source}: {options.license or 'its card names the licence; pass it on by --license'}")
     tables = open_tables(
         source, config=options.config, revision=options.revision, streaming=options.streaming
     )
-    labels = {"language": options.language, "license": options.license}
-    labels = {key: value for key, value in labels.items() if value}
-    labels["source"] = options.root.resolve().name if options.root.exists() else source
+    corpus = options.root.resolve().name if options.root.exists() else source
+    labels = {**read_labels(options), "source": corpus}
     wishes = Wishes(named=named, untranscribed=options.untranscribed)
     root, splits = plan_splits(tables, wishes, out=options.out, labels=labels)
+    choices = write_choices(options, "config", "revision", "column", "streaming")
     return prepare_splits(
-        options, splits, program="hub", root=root, expected=EXPECTED, choices=_choices(options)
+        options, splits, program="hub", root=root, expected=EXPECTED, choices=choices
     )
 
 
@@ -54,11 +61,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="KEY=COLUMN",
         help="text=..., audio=..., id=..., emotion=..., translation_de=... or any key of yours",
     )
-    parser.add_argument(
-        "--untranscribed", action="store_true", help="keep recordings that nobody has written down"
-    )
-    parser.add_argument("--language", help="of all recordings, such as en")
-    parser.add_argument("--license", help="of all recordings, such as CC-BY-4.0")
+    add_label_options(parser, without="source")
     return parser.parse_args(argv)
 
 
@@ -72,16 +75,6 @@ def _read_pair(text: str) -> tuple[str, str]:
             "measured, and a translation needs its language: translation_de=COLUMN"
         )
     return key, column
-
-
-def _choices(options: argparse.Namespace) -> list[str]:
-    """What decides the rows, and where their audio is."""
-    pairs = [("--config", options.config), ("--revision", options.revision)]
-    pairs += [("--column", pair) for pair in sorted(options.column)]
-    pairs += [("--language", options.language), ("--license", options.license)]
-    words = [word for option, value in pairs if value for word in (option, value)]
-    flags = (("--untranscribed", options.untranscribed), ("--streaming", options.streaming))
-    return [*words, *(flag for flag, value in flags if value)]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,13 @@ from blsp.corpora import (
     relative_audio,
 )
 from blsp.errors import InputError
-from blsp.preparation import build_parser, prepare_splits
+from blsp.preparation import (
+    add_label_options,
+    build_parser,
+    prepare_splits,
+    read_labels,
+    write_choices,
+)
 
 EXPECTED = "wav.scp with text beside it"
 _ARCHIVE = re.compile(r"\.(ark|scp):\d+(\[.*\])?$")
@@ -40,35 +46,23 @@ def main(argv: Sequence[str]) -> int:
     """Write one manifest for every data folder, or for those named."""
     options = _parse(argv)
     root = options.audio_root or options.root
-    labels = {"language": options.language, "license": options.license, "source": options.source}
-    labels = {key: value for key, value in labels.items() if value}
-    read = partial(read_folder, root=root, labels=labels, untranscribed=options.untranscribed)
+    labels, untranscribed = read_labels(options), options.untranscribed
+    read = partial(read_folder, root=root, labels=labels, untranscribed=untranscribed)
     splits: dict[str, Callable[[], Iterator[Item]]] = {
         name: partial(read, folder) for name, folder in find_folders(options.root).items()
     }
     print(f"{options.root}: {options.license or 'pass its licence on by --license'}")
+    choices = write_choices(options, "audio_root")
     return prepare_splits(
-        options, splits, program="kaldi", root=root, expected=EXPECTED, choices=_choices(options)
+        options, splits, program="kaldi", root=root, expected=EXPECTED, choices=choices
     )
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = build_parser("kaldi", __doc__ or "", root="folder with wav.scp, or above several")
     parser.add_argument("--audio-root", type=Path, help="of the paths in wav.scp; default: ROOT")
-    parser.add_argument(
-        "--untranscribed", action="store_true", help="keep recordings that nobody has written down"
-    )
-    parser.add_argument("--language", help="of all recordings, such as en")
-    parser.add_argument("--license", help="of all recordings, such as CC-BY-4.0")
-    parser.add_argument("--source", help="name of the corpus")
+    add_label_options(parser)
     return parser.parse_args(argv)
-
-
-def _choices(options: argparse.Namespace) -> list[str]:
-    names = ("audio_root", "language", "license", "source")
-    pairs = [(f"--{name.replace('_', '-')}", getattr(options, name)) for name in names]
-    words = [str(word) for option, value in pairs if value for word in (option, value)]
-    return [*words, "--untranscribed"] if options.untranscribed else words
 
 
 def find_folders(root: Path) -> dict[str, Path]:

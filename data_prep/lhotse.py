@@ -26,7 +26,13 @@ from blsp.corpora import (
     relative_audio,
 )
 from blsp.errors import InputError
-from blsp.preparation import build_parser, prepare_splits
+from blsp.preparation import (
+    add_label_options,
+    build_parser,
+    prepare_splits,
+    read_labels,
+    write_choices,
+)
 
 EXPECTED = "recordings.jsonl.gz with supervisions.jsonl.gz beside it"
 _RECORDINGS = re.compile(r"(.*)recordings(.*)\.jsonl(\.gz)?")
@@ -36,34 +42,23 @@ def main(argv: Sequence[str]) -> int:
     """Write one manifest for every pair, or for those named."""
     options = _parse(argv)
     root = options.audio_root or options.root
-    labels = {"license": options.license, "source": options.source}
-    labels = {key: value for key, value in labels.items() if value}
-    read = partial(read_pair, root=root, labels=labels, untranscribed=options.untranscribed)
+    labels, untranscribed = read_labels(options), options.untranscribed
+    read = partial(read_pair, root=root, labels=labels, untranscribed=untranscribed)
     splits: dict[str, Callable[[], Iterator[Item]]] = {
         name: partial(read, *pair) for name, pair in find_pairs(options.root).items()
     }
     print(f"{options.root}: {options.license or 'pass its licence on by --license'}")
+    choices = write_choices(options, "audio_root")
     return prepare_splits(
-        options, splits, program="lhotse", root=root, expected=EXPECTED, choices=_choices(options)
+        options, splits, program="lhotse", root=root, expected=EXPECTED, choices=choices
     )
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = build_parser("lhotse", __doc__ or "", root="folder with recordings and supervisions")
     parser.add_argument("--audio-root", type=Path, help="of the recordings' paths; default: ROOT")
-    parser.add_argument(
-        "--untranscribed", action="store_true", help="keep recordings that nobody has written down"
-    )
-    parser.add_argument("--license", help="of all recordings, such as CC-BY-4.0")
-    parser.add_argument("--source", help="name of the corpus")
+    add_label_options(parser, without="language")
     return parser.parse_args(argv)
-
-
-def _choices(options: argparse.Namespace) -> list[str]:
-    names = ("audio_root", "license", "source")
-    pairs = [(f"--{name.replace('_', '-')}", getattr(options, name)) for name in names]
-    words = [str(word) for option, value in pairs if value for word in (option, value)]
-    return [*words, "--untranscribed"] if options.untranscribed else words
 
 
 def find_pairs(root: Path) -> dict[str, tuple[Path, Path]]:

@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, AutoPro
 from blsp.cli import main
 from blsp.model import LlmOptions, LoraConfig, compose, load_checkpoint, save_checkpoint
 from blsp.model.foundations import quantization_options
+from blsp.provenance import Source, read_sources, write_provenance
 from blsp.verify import answer_alone, make_recording
 from tests.model.conftest import save_llm, save_whisper
 
+SOURCES = [Source(source="A", license="CC-BY-4.0", conversations=3, hours=0.5)]
 RECORDINGS = [make_recording(0.7), make_recording(1.3)]
 
 
@@ -48,7 +50,10 @@ def test_the_whole_model_needs_no_base(
     shutil.copytree(bases / "whisper", own / "whisper")
     checkpoint = save(own, tmp_path / "checkpoint", scope)
     expected = answer_alone(*load_checkpoint(checkpoint), RECORDINGS)
+    write_provenance(checkpoint, SOURCES, {})
     assert main(["export", str(checkpoint), "--out", str(tmp_path / "whole")]) == 0
+    assert read_sources(tmp_path / "whole") == SOURCES
+    assert "| A | CC-BY-4.0 |" in (tmp_path / "whole" / "README.md").read_text()
     assert ("blsp only" in capsys.readouterr().out) == (scope == "speech")
     shutil.rmtree(own)
     model = AutoModelForMultimodalLM.from_pretrained(tmp_path / "whole", dtype="auto").eval()
@@ -64,7 +69,11 @@ def test_merged_lora_is_an_ordinary_language_model_and_an_adapter(
 ) -> None:
     checkpoint = save(bases, tmp_path / "checkpoint", "all", bits)
     out = tmp_path / "merged"
+    write_provenance(checkpoint, SOURCES, {})
     assert main(["export", str(checkpoint), "--merge", "--out", str(out)]) == 0
+    for folder, title in ((out, "# A speech adapter"), (out / "llm", "# A language model")):
+        assert read_sources(folder) == SOURCES
+        assert title in (folder / "README.md").read_text()
     assert "of 4 answers of 16 tokens equal, logits within" in capsys.readouterr().out
     model, processor = load_checkpoint(out)
     assert model.config.lora.scope == "none"

@@ -546,8 +546,9 @@ def test_vectors_are_counted(
 
 
 def test_english_that_needs_more_spellings_than_are_at_hand_is_skipped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("blsp.metrics.__main__.find_spec", lambda _: None)
     file = tmp_path / "vectors.json"
     entry = {"refs": ["my tyres"], "hyps": ["my tires"], "normalizer": "en", "wer": 0.0}
     counts = {"S": 0, "D": 0, "I": 0, "H": 2}
@@ -558,6 +559,16 @@ def test_english_that_needs_more_spellings_than_are_at_hand_is_skipped(
     assert "skipped 1 of normalize_en: give --whisper FOLDER" in out
     assert "skipped 1 of wer: give --whisper FOLDER" in out
     assert out.endswith("1 passed, 0 failed, 2 skipped\n")
+
+
+def test_the_whole_table_of_an_installed_package_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`whisper-normalizer`, which the tests ask for."""
+    file = tmp_path / "vectors.json"
+    file.write_text(json.dumps({"normalize_en": [["My tyre", "my tire"], ["kinda", "kinda"]]}))
+    assert main([str(file)]) == 0
+    assert capsys.readouterr().out == "2 passed, 0 failed, 0 skipped\n"
 
 
 def test_english_that_is_wrong_with_the_table_that_was_named_fails(

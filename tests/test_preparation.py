@@ -1,6 +1,7 @@
 """What all preparations share: JSON of any size, long recordings, rows never all in memory."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,15 @@ from blsp.corpora import (
 )
 from blsp.errors import InputError
 from blsp.manifest import read_manifest, read_meta
-from blsp.preparation import choose_one, write_manifest
+from blsp.preparation import (
+    add_label_options,
+    build_parser,
+    choose_one,
+    prepare_splits,
+    read_labels,
+    write_choices,
+    write_manifest,
+)
 
 
 def candidate(name: str, **values: object) -> Candidate:
@@ -180,6 +189,60 @@ def test_a_file_that_is_shorter_than_the_corpus_says_was_cut(root: Path) -> None
     tally = write_manifest(root / "out.jsonl", told, root=root, command="x")
     assert tally.counts == {"written": 1, "audio that was cut": 1}
     assert [row.id for row in read_manifest(root / "out.jsonl")] == ["whole"]
+
+
+# --- splits ---------------------------------------------------------------------------------------
+
+
+def prepare(root: Path, splits: dict[str, list[Item]], *argv: str) -> int:
+    parser = build_parser("kin", "A corpus.")
+    add_label_options(parser)
+    options = parser.parse_args([str(root), "--out", str(root / "out"), *argv])
+    readers = {name: (lambda items=items: iter(items)) for name, items in splits.items()}
+    return prepare_splits(
+        options, readers, program="kin", root=root, expected="audio", choices=write_choices(options)
+    )
+
+
+def test_a_split_without_usable_audio_does_not_keep_the_others_from_being_written(
+    root: Path,
+) -> None:
+    gone = [candidate("a", audio="gone.wav")]
+    splits = {"bad": gone, "dev": [candidate("b")], "worse": [], "test": [candidate("c")]}
+    with pytest.raises(InputError) as caught:
+        prepare(root, splits)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"{root}/out/bad.jsonl: expected at least one recording")
+    assert second.startswith(f"{root}/out/worse.jsonl: expected at least one recording")
+    assert {path.name for path in (root / "out").glob("*.jsonl")} == {"dev.jsonl", "test.jsonl"}
+
+
+def test_a_split_that_is_not_there_is_said_before_anything_is_written(root: Path) -> None:
+    with pytest.raises(InputError, match=r"--splits: expected one in .*, found 'tset'"):
+        prepare(root, {"dev": [candidate("a")]}, "--splits", "dev", "tset")
+    assert not (root / "out").exists()
+
+
+def test_what_is_said_of_all_recordings_is_part_of_the_command(root: Path) -> None:
+    said = ["--language", "en", "--license", "own words", "--source", "calls", "--untranscribed"]
+    assert prepare(root, {"dev": [candidate("a")]}, *said) == 0
+    meta = read_meta(root / "out" / "dev.jsonl")
+    assert meta is not None
+    assert meta.command == shlex.join(
+        ["blsp", "prep", "kin", str(root), "--out", f"{root}/out", "--splits", "dev", *said]
+    )
+
+
+def test_a_program_has_the_labels_that_its_corpus_does_not_say() -> None:
+    parser = build_parser("kin", "A corpus.")
+    parser.add_argument("--column", action="append")
+    add_label_options(parser, without="source")
+    given = ["--license", "CC0-1.0", "--column", "a=b", "--column", "c=d"]
+    options = parser.parse_args(["in", "--out", "out", *given])
+    assert read_labels(options) == {"license": "CC0-1.0"}
+    assert write_choices(options, "column") == [*given[2:], *given[:2]]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["in", "--out", "out", "--source", "calls"])
 
 
 # --- tables and choices ---------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from blsp.errors import InputError
 from blsp.provenance import (
     Source,
     add_up,
+    copy_provenance,
     format_card,
+    format_text_card,
     join_sources,
     read_sources,
     write_provenance,
@@ -80,6 +82,36 @@ def test_the_card_names_base_models_of_the_hub_and_no_folder() -> None:
     )
     assert "| LibriSpeech | CC-BY-4.0 | 1,234 | 2.5 |" in card
     assert "/home/me" not in card
+
+
+def test_the_card_of_a_language_model_is_that_of_any_other() -> None:
+    card = format_text_card([source("chats", "CC-BY-NC-4.0", 12, 0.0)], "Qwen/Qwen2.5-0.5B")
+    assert card.startswith(
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\nbase_model:\n"
+        "- Qwen/Qwen2.5-0.5B\n---\n\n# A language model\n"
+    )
+    assert "| chats | CC-BY-NC-4.0 (non-commercial) | 12 | 0.0 |" in card
+    assert "Not for commercial use: chats may" in card
+
+
+def test_a_folder_of_two_names_is_no_model_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "llm").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert "base_model" not in format_text_card([], "runs/llm")
+
+
+def test_a_copy_keeps_the_card_that_somebody_has_written(tmp_path: Path) -> None:
+    for name in ("from", "to", "silent"):
+        (tmp_path / name).mkdir()
+    write_provenance(tmp_path / "from", [source("A", "CC-BY-4.0")], BASES)
+    (tmp_path / "from" / "README.md").write_text("mine")
+    copy_provenance(tmp_path / "from", tmp_path / "to")
+    assert read_sources(tmp_path / "to") == [source("A", "CC-BY-4.0")]
+    assert (tmp_path / "to" / "README.md").read_text() == "mine"
+    copy_provenance(tmp_path / "silent", tmp_path / "from")
+    assert (tmp_path / "from" / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

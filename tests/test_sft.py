@@ -17,7 +17,10 @@ from blsp.collator import Collator
 from blsp.manifest import Conversation, Message, Meta, TextPart, write_rows
 from blsp.model import compose
 from blsp.objectives import LossConfig
+from blsp.provenance import add_up, read_sources, write_text_provenance
+from blsp.recipe import load_recipe
 from blsp.rendering import PLAIN_TEMPLATE
+from blsp.sft import TextRecipe, find_sources
 from blsp.trainer import AlignmentTrainer, TrainingConfig
 
 RECIPE = """\
@@ -46,6 +49,9 @@ training:
 """
 
 
+CHATS = add_up([("chats", "own", 8, 0.0)])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models, speech, and eight questions in writing."""
@@ -59,6 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Message(role="user", content=(TextPart(text=f"{i}?"),)),
                 Message(role="assistant", content=(TextPart(text="abc"),)),
             ),
+            source="chats",
+            license="own",
         )
         for i in range(8)
     ]
@@ -94,12 +102,27 @@ def test_a_base_model_becomes_one_that_answers(folder: Path, tmp_path: Path) -> 
     llm = tmp_path / "run" / "llm"
     assert AutoTokenizer.from_pretrained(llm).chat_template == PLAIN_TEMPLATE
     assert (llm / "recipe.yaml").is_file()
+    assert read_sources(llm) == CHATS
+    assert "| chats | own |" in (llm / "README.md").read_text()
     _, processor = compose(llm=llm, encoder=folder / "whisper", adapter=ADAPTER)
     assert "capitalize" in str(processor.chat_template)
 
 
 def test_a_conversation_of_speech_is_read_as_its_transcript(folder: Path, tmp_path: Path) -> None:
     assert run(folder, tmp_path, data="speech/conversations.jsonl") == 0
+    [found] = read_sources(tmp_path / "run" / "llm")
+    assert (found.source, found.conversations) == ("not stated", 8)
+    assert found.hours > 0
+
+
+def test_what_a_language_model_learnt_from_before_is_kept(tmp_path: Path) -> None:
+    write_text_provenance(tmp_path, CHATS, "Qwen/Qwen2.5-0.5B")
+    text = RECIPE.format(data="x.jsonl", llm=tmp_path, output=tmp_path / "run")
+    (tmp_path / "recipe.yaml").write_text(text)
+    recipe, _ = load_recipe(tmp_path / "recipe.yaml", [], schema=TextRecipe)
+    [later] = add_up([("books", "CC0-1.0", 1, 0.0)])
+    row = Conversation(id="a", messages=(), source="books", license="CC0-1.0")
+    assert find_sources(recipe, [row]) == [*CHATS, later]
 
 
 def test_low_rank_weights_are_merged_into_an_ordinary_model(folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from blsp import behaviours
 from blsp.behaviours import SHIPPED, Behaviour, Behaviours, draw_requests, load_behaviours
 from blsp.errors import InputError
 from blsp.filters import find_fault
@@ -38,6 +39,13 @@ def drawn_prompts(behaviours: Behaviours, language: str | None, count: int = 300
 
 def test_every_style_is_shipped_beside_the_earlier_names() -> None:
     assert {*STYLES, "general", "emotions", "tiny", "tiny-emotions"} == SHIPPED.keys()
+
+
+def test_a_style_lies_under_its_name_in_one_folder() -> None:
+    folder = Path(behaviours.__file__).with_name("styles")
+    assert {path.stem for path in folder.glob("*.yaml")} == {*STYLES, "general"}
+    assert all(SHIPPED[name] == f"styles/{name}.yaml" for name in {*STYLES, "general"})
+    assert SHIPPED["emotions"] == SHIPPED["blsp-emo"]  # its earlier name
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -17,7 +17,7 @@ from blsp.locking import hold
 from blsp.manifest import Meta, read_conversations, write_rows
 from blsp.model import BlspProcessor, load_checkpoint
 from blsp.model.processing import Features
-from blsp.provenance import read_sources
+from blsp.provenance import add_up, read_sources, write_text_provenance
 from blsp.recipe import load_recipe
 from blsp.rendering import Renderer
 from blsp.train import KEPT, main
@@ -103,6 +103,10 @@ def test_a_checkpoint_names_what_it_learnt_from_and_what_the_one_before_it_did(
     begun = tmp_path / "run" / "checkpoint"
     more = [f'data.train=["{files[1]}"]', f"training.output={tmp_path / 'on'}"]
     assert main([recipe, "training.steps=1", f"model.init_from={begun}", *more]) == 0
+    write_text_provenance(folder / "llm", add_up([("Chats", "CC0-1.0", 2, 0.0)]), "a/b")
+    assert main([recipe, "training.steps=1", f"training.output={tmp_path / 'text'}"]) == 0
+    first = read_sources(tmp_path / "text" / "checkpoint")[0]
+    assert (first.source, first.conversations, first.hours) == ("Chats", 2, 0.0)
     hours = (4 * 0.4 + 0.05 * (0 + 1 + 2 + 3)) / 3600
     assert [
         (one.source, one.license, one.conversations, pytest.approx(one.hours))
