@@ -33,6 +33,7 @@ from blsp.results import (
     compute_scores,
     foreign_of,
     predictions_of,
+    read_run,
 )
 from blsp.tasks import LOWER_IS_BETTER, Task
 
@@ -64,7 +65,7 @@ def write_report(folder: str | Path, *, training: Path | None = None) -> Path:
 
 def build_report(folder: Path, training: Path) -> str:
     """Return the page."""
-    results = _load(folder / RESULTS)
+    results = read_run(folder, RESULTS)
     sections = [
         _headline(results),
         _scores(results),
@@ -248,7 +249,7 @@ def _slices(results: Row) -> str:
 
 
 def _counts(results: Row) -> str:
-    names = ("missing", "truncated", "empty", "invalid", "without_words")
+    names = ("missing", "truncated", "empty", "invalid", "without_words", "without_reference")
     rows = [
         [escape(f"{one['system']}, {one['task']}, {one['condition']}")]
         + [str(one["n"])]
