@@ -329,6 +329,14 @@ def _begin(benchmark: Benchmark, models: Models, out: Path) -> dict[str, Any]:
         },
         "sets": [one.describe() for one in benchmark.sets],
         "tasks": tasks,
+        "without_reference": {
+            task.name: {
+                one.condition: len(one.utterances) - len(list(benchmark.questions_of(task, one)))
+                for one in benchmark.sets
+                if not task.conditions or one.condition in task.conditions
+            }
+            for task in benchmark.tasks
+        },
     }
     if (out / RUN).exists():
         record = _continue(read_run(out), record, out)
@@ -350,6 +358,10 @@ def _continue(earlier: dict[str, Any], record: dict[str, Any], out: Path) -> dic
     joined = record | {key: earlier[key] for key in ("seconds", "peak_memory_mb")}
     joined["models"] = record["models"] or earlier["models"]
     joined["foreign"] = earlier.get("foreign", {}) | record["foreign"]
+    known = earlier.get("without_reference", {})
+    joined["without_reference"] = known | {
+        task: known.get(task, {}) | found for task, found in record["without_reference"].items()
+    }
     for name, found in earlier.get("foreign", {}).items():
         _check_same(found, joined["foreign"][name], what=f"system {name!r}", out=out)
     joined["systems"] = list(dict.fromkeys(earlier["systems"] + record["systems"]))

@@ -15,17 +15,23 @@ from typing import Any
 
 from blsp.arguments import add_checkpoint_options
 from blsp.benchmark import MODEL_FREE, Benchmark, TestSet, load_test_set, run
+from blsp.cards import build_markdown, write_cards
+from blsp.comparison import compare_runs
+from blsp.comparison_page import build_comparison_page
 from blsp.endpoint import KEY
 from blsp.errors import InputError
+from blsp.files import atomic_path
 from blsp.foreign import connect_all, load_answers
 from blsp.generation import GenerationConfig, read_prompt
 from blsp.manifest import Utterance
 from blsp.model.foundations import resolve_folder
 from blsp.noise import BABBLE, KINDS, Noise
-from blsp.report import write_report
-from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute
+from blsp.report import REPORT, write_report
+from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute, write_json
 from blsp.systems import Models, load_models, no_models
 from blsp.tasks import MetricName, Task
+
+COMPARISON = "comparison.json"
 
 VOICED = tuple(system for system in SYSTEMS if system != SHUFFLED_TEXT)
 """The systems where the voice tells the answer and the words do not: another's words then say
@@ -241,6 +247,7 @@ def run_tasks(
     )
     results = run(benchmark, _load(options, config, out), out, on_progress=_say)
     print(format_results(results))
+    write_cards(out, results)
     print(f"\nwritten: {out / 'results.json'}, {write_report(out)}")
     return 0
 
@@ -287,15 +294,38 @@ def write_command(name: str, argv: Sequence[str] | None) -> str:
 
 
 def report_main(argv: Sequence[str]) -> int:
-    """`blsp report`: score the predictions of a run folder again and write its page."""
+    """`blsp report`: score a run's predictions again and write its page; or compare several."""
     parser = argparse.ArgumentParser(
-        prog="blsp report", description="Score a run's predictions again and write report.html."
+        prog="blsp report",
+        description="Score a run's predictions again and write report.html; of several runs, say "
+        "which differ.",
     )
-    parser.add_argument("folder", type=Path, help="written by blsp eval")
+    parser.add_argument("folder", type=Path, nargs="+", help="written by blsp eval")
     parser.add_argument("--training", type=Path, help="folder whose log.jsonl is shown too")
+    parser.add_argument(
+        "--out", type=Path, help="folder for several runs' page (default: runs/report)"
+    )
     options = parser.parse_args(argv)
-    print(format_results(recompute(options.folder)))
-    print(f"\nwritten: {write_report(options.folder, training=options.training)}")
+    if len(options.folder) > 1:
+        return _report_several(options.folder, options.out or Path("runs/report"))
+    (folder,) = options.folder
+    if options.out:
+        raise InputError("--out: expected several runs, found one; its page lies in its own folder")
+    results = recompute(folder)
+    print(format_results(results))
+    write_cards(folder, results)
+    print(f"\nwritten: {write_report(folder, training=options.training)}")
+    return 0
+
+
+def _report_several(folders: Sequence[Path], out: Path) -> int:
+    found = compare_runs(folders)
+    write_json(out / COMPARISON, found)
+    write_cards(out, found)
+    with atomic_path(out / REPORT) as temporary:
+        temporary.write_text(build_comparison_page(found), encoding="utf-8")
+    print(build_markdown(found))
+    print(f"written: {out / COMPARISON}, {out / REPORT}")
     return 0
 
 

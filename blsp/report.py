@@ -33,6 +33,7 @@ from blsp.results import (
     compute_scores,
     foreign_of,
     predictions_of,
+    read_run,
 )
 from blsp.tasks import LOWER_IS_BETTER, Task
 
@@ -64,7 +65,7 @@ def write_report(folder: str | Path, *, training: Path | None = None) -> Path:
 
 def build_report(folder: Path, training: Path) -> str:
     """Return the page."""
-    results = _load(folder / RESULTS)
+    results = read_run(folder, RESULTS)
     sections = [
         _headline(results),
         _scores(results),
@@ -138,7 +139,9 @@ def _headline(results: Row) -> str:
     tiles = [_ratio_tile(name, found) for name, found in kinds.items() if found]
     tiles += [
         build_tile(
-            escape(f"speech WER, {row['condition']}"), f"{_percent(row['value'])} %", _interval(row)
+            escape(f"speech WER, {row['condition']}"),
+            f"{show_percent(row['value'])} %",
+            _interval(row),
         )
         for row in results["rows"]
         if row["metric"] == "wer" and row["system"] == SPEECH
@@ -160,8 +163,8 @@ def _headline(results: Row) -> str:
 
 def _ratio_tile(name: str, found: Sequence[Row]) -> str:
     worst = min(found, key=lambda one: one["ratio"])
-    note = f"lowest: {worst['task']}, {worst['condition']}, {_percent(worst['ratio'])}"
-    share = f"{_percent(mean(one['ratio'] for one in found))} %"
+    note = f"lowest: {worst['task']}, {worst['condition']}, {show_percent(worst['ratio'])}"
+    share = f"{show_percent(mean(one['ratio'] for one in found))} %"
     return build_tile(f"of the cascade, {name}", share, escape(note))
 
 
@@ -180,12 +183,12 @@ def _scores(results: Row) -> str:
     pairs = list(dict.fromkeys(key[3:] for key in compared))
     rows = []
     for key, systems in _groups(results).items():
-        cells = [_value(systems.get(name)) for name in names]
+        cells = [show_value(systems.get(name)) for name in names]
         if WHISPER in systems and CASCADE in names:
-            cells[names.index(CASCADE)] = _value(systems[WHISPER])
+            cells[names.index(CASCADE)] = show_value(systems[WHISPER])
         gaps = [_gap(compared.get((*key, *pair))) for pair in pairs]
         some = next(iter(systems.values()))
-        rows.append([_name(key, held_out=some["held_out"]), *cells, *gaps, str(some["n"])])
+        rows.append([show_name(key, held_out=some["held_out"]), *cells, *gaps, str(some["n"])])
     head = ["task, metric", *names, *(" - ".join(pair) for pair in pairs), "n"]
     return (
         "<h2>Scores</h2>"
@@ -207,9 +210,9 @@ def _sanity(results: Row) -> str:
             continue
         verdict = verdicts.get(key, "")
         mark = "bad" if verdict == "better" else "good" if verdict == "inside" else "dim"
-        cells = [_value(systems.get(name)) for name in SANITY]
+        cells = [show_value(systems.get(name)) for name in SANITY]
         held_out = next(iter(systems.values()))["held_out"]
-        name = _name(key, held_out=held_out)
+        name = show_name(key, held_out=held_out)
         rows.append([name, *cells, f'<span class="{mark}">{escape(verdict)}</span>'])
     if not rows:
         return ""
@@ -234,8 +237,8 @@ def _slices(results: Row) -> str:
                 key = (row["condition"], row["task"], row["metric"], row["slice"])
                 found.setdefault(key, {})[row["system"]] = row
         rows = [
-            [_name(key[:3], held_out=False), escape(key[3])]
-            + [_value(systems.get(name)) for name in names]
+            [show_name(key[:3], held_out=False), escape(key[3])]
+            + [show_value(systems.get(name)) for name in names]
             + [str(next(iter(systems.values()))["n"])]
             for key, systems in found.items()
             if set(names) & systems.keys()
@@ -246,7 +249,7 @@ def _slices(results: Row) -> str:
 
 
 def _counts(results: Row) -> str:
-    names = ("missing", "truncated", "empty", "invalid", "without_words")
+    names = ("missing", "truncated", "empty", "invalid", "without_words", "without_reference")
     rows = [
         [escape(f"{one['system']}, {one['task']}, {one['condition']}")]
         + [str(one["n"])]
@@ -260,14 +263,16 @@ def _counts(results: Row) -> str:
     return f"<details><summary>Answers cut, empty or invalid</summary>{table}</details>"
 
 
-def _name(key: Sequence[str], *, held_out: bool) -> str:
+def show_name(key: Sequence[str], *, held_out: bool) -> str:
+    """Condition, task and metric as the first cell of a row."""
     condition, task, metric = map(escape, key)
     tag = ' <span class="tag">held out</span>' if held_out else ""
     return f"<b>{task}</b> {metric} <small>{condition}</small>{tag}"
 
 
-def _value(row: Row | None) -> str:
-    return "" if row is None else f"{_percent(row['value'])} <small>{_interval(row)}</small>"
+def show_value(row: Row | None) -> str:
+    """A value with its interval; nothing where there is none."""
+    return "" if row is None else f"{show_percent(row['value'])} <small>{_interval(row)}</small>"
 
 
 def _gap(found: Row | None) -> str:
@@ -278,12 +283,13 @@ def _gap(found: Row | None) -> str:
     return f"{100 * found['difference']:+.1f} <small>{text}</small>"
 
 
-def _percent(value: float) -> str:
+def show_percent(value: float) -> str:
+    """A fraction in percent."""
     return f"{100 * value:.1f}"
 
 
 def _interval(row: Row) -> str:
-    return f"{_percent(row['ci_low'])} to {_percent(row['ci_high'])}"
+    return f"{show_percent(row['ci_low'])} to {show_percent(row['ci_high'])}"
 
 
 # --- pictures -------------------------------------------------------------------------------------

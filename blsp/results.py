@@ -16,11 +16,12 @@ versions, time, memory); `results.json` repeats that and adds:
   little, and over 0).
 - `checks`: whether shuffled audio scores inside the interval of shuffled transcripts; a `better`
   one means that the answer reaches the model by another way than the sound.
-- `counts` a system, task and condition: `n, missing, truncated, empty`, `invalid` where a
-  label, a letter or a JSON object is read out of answers, `without_words` where an error rate left
-  out references.
+- `counts` a system, task and condition: `n, missing, truncated, empty`, `invalid` where a label, a
+  letter or a JSON object is read out of answers, `without_words` where an error rate left out
+  references, `without_reference` where utterances could not be asked about.
 
-`format_version` grows when a key changes its meaning; readers pass over keys they do not know.
+Every key is explained in `eval/README.md`. `format_version` grows when a key changes its meaning;
+readers pass over keys they do not know.
 """
 
 import json
@@ -93,25 +94,27 @@ def recompute(folder: str | Path) -> dict[str, Any]:
         results["slices"] += [{**row, **where} for row in found]
         results["comparisons"] += _comparisons(scores, where)
         results["checks"] += _checks(scores, task, where)
-        results["counts"] += _counts(task, answers, scores, where)
+        unasked = run.get("without_reference", {}).get(task.name, {}).get(condition, 0)
+        for row in _counts(task, answers, scores, where):
+            results["counts"].append(row | ({"without_reference": unasked} if unasked else {}))
     results |= {key: value for key, value in run.items() if key not in results}
     write_json(folder / RESULTS, results)
     return results
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """Return what a run folder says of itself.
+def read_run(folder: Path, name: str = RUN) -> dict[str, Any]:
+    """Return what a run folder says of itself, or with `RESULTS` what was found.
 
     Raises:
         InputError: it is no run folder, or one of a newer format.
     """
-    path = folder / RUN
+    path = folder / name
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         version = int(run["format_version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: expected the description of a run, found none that can be read ({error}); "
+            f"{path}: expected a JSON object of a run, found none that can be read ({error}); "
             "name a folder that `blsp eval` wrote"
         ) from error
     if version > FORMAT_VERSION:

@@ -1,6 +1,7 @@
 """A run with fake models whose answers are known, scored by hand."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from blsp.errors import InputError
 from blsp.generation import Answer
 from blsp.manifest import AudioPart, Message, Meta, Utterance, write_rows
 from blsp.prediction_log import Prediction, PredictionLog
+from blsp.report import write_report
 from blsp.results import SYSTEMS, recompute
 from blsp.systems import Models
 from blsp.tasks import Task, build_messages
@@ -187,6 +189,64 @@ def test_a_row_has_every_documented_key(spoken: Path, spellings: Path, tmp_path:
     assert {"versions", "seconds", "peak_memory_mb", "hardware"} <= results.keys()
     assert results["finished"] is True
     assert [task["name"] for task in results["tasks"]] == ["asr", "intent", "st", "transcript"]
+
+
+def keys_of(value: Any) -> set[str]:
+    """Names of all keys, but of what users name themselves."""
+    if isinstance(value, list):
+        return set().union(*map(keys_of, value))
+    if not isinstance(value, dict):
+        return set()
+    named = {"versions", "decoding", "without_reference", "models", "foreign", "phrases"}
+    return set(value).union(*(keys_of(v) for k, v in value.items() if k not in named))
+
+
+def test_every_key_is_documented(
+    spoken: Path, spellings: Path, tmp_path: Path, checkout: Path
+) -> None:
+    results = run(benchmark(spoken, by=("intent",)), Fakes(spellings).models, tmp_path / "out")
+    assert all(results[key] for key in ("rows", "slices", "comparisons", "checks", "counts"))
+    text = (checkout / "eval" / "README.md").read_text()
+    documented = set(re.findall(r"`(\w+)`", text))
+    assert keys_of(results) - documented == set()
+    predictions = (tmp_path / "out/predictions/speech.jsonl").read_text().splitlines()
+    assert keys_of([json.loads(line) for line in predictions]) - documented == set()
+
+
+@pytest.mark.parametrize("name", ["run.json", "results.json"])
+def test_what_a_newer_version_wrote_is_refused(
+    name: str, spoken: Path, spellings: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(benchmark(spoken, systems=("speech",)), Fakes(spellings).models, out)
+    (out / name).write_text(json.dumps({"format_version": 2}))
+    with pytest.raises(InputError, match="expected run format 1 or older, found 2; update blsp"):
+        recompute(out) if name == "run.json" else write_report(out)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_batch_and_order_change_no_score(
+    size: int, spoken: Path, spellings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(benchmark(spoken), Fakes(spellings).models, tmp_path / "out")
+    monkeypatch.setattr("blsp.benchmark._AT_ONCE", size)
+    asked = benchmark(spoken, systems=SYSTEMS[::-1], tasks=TASKS[::-1])
+    found = run(asked, Fakes(spellings).models, tmp_path / "other")
+    order = lambda row: (row["task"], row["metric"], row["system"])  # noqa: E731
+    assert sorted(found["rows"], key=order) == sorted(expected["rows"], key=order)
+
+
+def test_the_order_of_a_manifest_changes_no_score(
+    spoken: Path, spellings: Path, tmp_path: Path
+) -> None:
+    (ahead,) = benchmark(spoken).sets
+    behind = replace(ahead, utterances=ahead.utterances[::-1])
+    some = ("speech", "text bound", "cascade", "empty")  # the others are draws
+    first, second = (
+        run(benchmark(spoken, sets=(one,), systems=some), Fakes(spellings).models, tmp_path / name)
+        for one, name in ((ahead, "a"), (behind, "b"))
+    )
+    assert first["rows"] == second["rows"]
 
 
 def test_the_results_can_be_made_again_from_the_predictions(
@@ -386,7 +446,8 @@ def test_utterances_without_a_reference_are_not_asked_about(
     counts = {
         row["task"]: row for row in results["counts"] if row["system"] in ("speech", "whisper")
     }
-    assert counts["intent"]["n"] == 3
+    assert counts["intent"]["n"] == 3 and counts["intent"]["without_reference"] == 1
+    assert "without_reference" not in counts["asr"]
     # "hmm" is nothing after the English normaliser: dropped from the error rate and counted
     assert (counts["asr"]["n"], counts["asr"]["without_words"]) == (4, 1)
     assert next(r for r in results["rows"] if r["task"] == "asr")["n"] == 3
