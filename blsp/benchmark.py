@@ -40,6 +40,7 @@ from blsp.results import (
     SPEECH,
     SYSTEMS,
     TEXT_BOUND,
+    TRANSCRIPT,
     WHISPER,
     read_run,
     recompute,
@@ -48,9 +49,6 @@ from blsp.results import (
 from blsp.slices import Slices, slice_utterances, write_slices
 from blsp.systems import Audio, Models
 from blsp.tasks import ERROR_RATES, Task, build_messages, recognition_metrics
-
-TRANSCRIPT = "transcript"
-"""The task that Whisper answers for the cascade."""
 
 HEARING = frozenset({SPEECH, SHUFFLED_AUDIO})
 READING = frozenset({TEXT_BOUND, CASCADE, SHUFFLED_TEXT})

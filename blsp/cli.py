@@ -33,7 +33,10 @@ COMMANDS = {
     "sft": ("blsp.sft:main", "train a language model on text, before it learns to hear"),
     "eval": ("blsp.cli:run_eval", "score a checkpoint on any manifest: asr, st, slu, ser, reply"),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
-    "report": ("blsp.evaluate:report_main", "score a run's predictions again, write report.html"),
+    "report": (
+        "blsp.evaluate:report_main",
+        "score predictions again, write report.html; compare runs",
+    ),
     "export": ("blsp.export:main", "write a checkpoint and its base models into one folder"),
     "verify": ("blsp.verify:main", "prove that a checkpoint left its language model untouched"),
 }

@@ -82,6 +82,7 @@ MODULES = [
     "prediction_log",
     "slices",
     "results",
+    "failures",
     "comparison",
     "cards",
     "systems",
