@@ -44,6 +44,7 @@ from blsp.results import (
     SPEECH,
     SYSTEMS,
     TEXT_BOUND,
+    TRANSCRIPT,
     WHISPER,
     read_run,
     recompute,
@@ -52,9 +53,6 @@ from blsp.results import (
 from blsp.slices import Slices, slice_utterances, write_slices
 from blsp.systems import Audio, Models
 from blsp.tasks import NORMALIZED, Task, build_messages, recognition_metrics
-
-TRANSCRIPT = "transcript"
-"""The task that Whisper answers for the cascade."""
 
 HEARING = frozenset({SPEECH, SHUFFLED_AUDIO})
 READING = frozenset({TEXT_BOUND, CASCADE, SHUFFLED_TEXT})

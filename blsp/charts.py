@@ -1,4 +1,4 @@
-"""Charts as inline SVG: bars of scores and counts, curves, and a map of similarities.
+"""Charts as inline SVG: bars of scores and counts, curves, points, and a map of similarities.
 
 No script and no library: a chart is text in the page, takes its colours from the page's style (so
 that it follows dark and light) and scales with the width it is given. Numbers and labels enter;
@@ -13,6 +13,7 @@ from html import escape
 WIDTH = 320
 _ROW, _LABEL = 22, 104
 _LEFT, _TOP, _HEIGHT = 44, 10, 150
+_SPREAD = (0.7548776662, 0.5698402910)  # their multiples fill a square evenly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,8 @@ def draw_curves(curves: Sequence[Curve], *, title: str) -> str:
         for i, (curve, points) in enumerate(kept)
     )
     height = _TOP + _HEIGHT + 34 + 15 * len(kept)
-    return _svg(_draw_axes(axes) + lines + legend, height=height, title=title)
+    frame = _draw_axes(axes, f"step {axes.right:.6g}")
+    return _svg(frame + lines + legend, height=height, title=title)
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,14 @@ class _Axes:
         return _LEFT + across * (WIDTH - _LEFT - 6), _TOP + _HEIGHT - up * _HEIGHT
 
 
-def _draw_axes(axes: _Axes) -> str:
+def _draw_axes(axes: _Axes, right: str) -> str:
     bottom = _TOP + _HEIGHT
     return (
         f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{WIDTH - 6}"/>'
         f'<text x="{_LEFT - 4}" y="{_TOP + 8}" text-anchor="end">{axes.top:.3g}</text>'
         f'<text x="{_LEFT - 4}" y="{bottom}" text-anchor="end">{axes.bottom:.3g}</text>'
         f'<text x="{_LEFT}" y="{bottom + 14}">{axes.left:.4g}</text>'
-        f'<text x="{WIDTH - 6}" y="{bottom + 14}" text-anchor="end">step {axes.right:.6g}</text>'
+        f'<text x="{WIDTH - 6}" y="{bottom + 14}" text-anchor="end">{right}</text>'
     )
 
 
@@ -129,6 +131,25 @@ def _draw_curve(curve: Curve, points: Sequence[tuple[float, float]], axes: _Axes
         f'<path class="curve {escape(curve.style)}" d="{path}"{broken}/>'
         f'<circle class="{escape(curve.style)}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>'
     )
+
+
+def draw_scatter(
+    points: Sequence[tuple[float, float]], line: Sequence[tuple[float, float]], *, title: str
+) -> str:
+    """Points between 0 and 1 on both axes, and a line through some means.
+
+    Equal points are drawn a little apart, by their order alone, so that their number is seen.
+    """
+    axes = _Axes(0.0, 1.0, 0.0, 1.0)
+    marks = []
+    for index, point in enumerate(points):
+        x, y = axes.place(*point)
+        right, up = ((index * share % 1 - 0.5) * 10 for share in _SPREAD)
+        marks.append(f'<circle class="point" cx="{x + right:.1f}" cy="{y + up:.1f}" r="2.5"/>')
+    means = _draw_curve(Curve(label="mean", points=line, style="s-bound"), line, axes)
+    height = _TOP + _HEIGHT + 24
+    frame = _draw_axes(axes, "word error rate 1")
+    return _svg(frame + "".join(marks) + means, height=height, title=title)
 
 
 def draw_map(values: Sequence[Sequence[float]], tokens: Sequence[str], *, title: str) -> str:

@@ -36,7 +36,10 @@ COMMANDS = {
         "score a checkpoint on any manifest: asr, st, slu, ser, sqa, reply",
     ),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
-    "report": ("blsp.evaluate:report_main", "score a run's predictions again, write report.html"),
+    "report": (
+        "blsp.evaluate:report_main",
+        "score predictions again, write report.html; compare runs",
+    ),
     "export": ("blsp.export:main", "write a checkpoint and its base models into one folder"),
     "verify": ("blsp.verify:main", "prove that a checkpoint left its language model untouched"),
 }

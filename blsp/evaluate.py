@@ -305,8 +305,15 @@ def report_main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--out", type=Path, help="folder for several runs' page (default: runs/report)"
     )
+    parser.add_argument(
+        "--with-audio", action="store_true", help="put the recordings of the worst answers in it"
+    )
     options = parser.parse_args(argv)
     if len(options.folder) > 1:
+        if options.training or options.with_audio:
+            raise InputError(
+                "--training, --with-audio: expected one run, found several; report each alone too"
+            )
         return _report_several(options.folder, options.out or Path("runs/report"))
     (folder,) = options.folder
     if options.out:
@@ -314,7 +321,8 @@ def report_main(argv: Sequence[str]) -> int:
     results = recompute(folder)
     print(format_results(results))
     write_cards(folder, results)
-    print(f"\nwritten: {write_report(folder, training=options.training)}")
+    page = write_report(folder, training=options.training, with_audio=options.with_audio)
+    print(f"\nwritten: {page}")
     return 0
 
 

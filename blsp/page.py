@@ -42,6 +42,7 @@ svg text.legend.s-bound{fill:var(--bound)}svg text.legend.s-cascade{fill:var(--c
 svg text.legend.s-sanity{fill:var(--dim)}
 .whisker,.axis{fill:none;stroke:var(--fg)}.axis{stroke:var(--dim)}
 .curve{fill:none;stroke-width:1.8}.cell{fill:var(--speech)}
+.point{fill:var(--speech);fill-opacity:.35}audio{max-width:100%}
 details{border:1px solid var(--line);border-radius:8px;padding:8px 12px;margin:8px 0}
 summary{cursor:pointer;font-weight:600}
 dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:2px 12px;margin:10px 0;

@@ -6,6 +6,7 @@ similarity of speech and text in one sentence (`similarity.json`: `text, tokens,
 answers, and what produced it all. Nothing is loaded from anywhere; every text is escaped.
 """
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,9 +14,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from blsp.charts import Bar, Curve, draw_bars, draw_curves, draw_map, series_of
+from blsp.audio import encode_audio, load_audio
+from blsp.charts import Bar, Curve, draw_bars, draw_curves, draw_map, draw_scatter, series_of
 from blsp.errors import InputError
+from blsp.failures import average_losses, describe_losses, find_losses, find_worst
 from blsp.files import atomic_path
+from blsp.manifest import find_root, read_manifest
 from blsp.page import build_card, build_page, build_table, build_tile
 from blsp.prediction_log import PredictionLog
 from blsp.results import (
@@ -30,16 +34,12 @@ from blsp.results import (
     TEXT_BOUND,
     WHISPER,
     asked,
-    compute_scores,
     foreign_of,
-    predictions_of,
     read_run,
 )
-from blsp.tasks import LOWER_IS_BETTER, Task
+from blsp.tasks import LOWER_IS_BETTER
 
 REPORT, LOG = "report.html", "log.jsonl"
-WORST = 8
-"""Examples shown of each task."""
 
 _STYLES = {SPEECH: "s-speech", TEXT_BOUND: "s-bound", CASCADE: "s-cascade"}
 _STYLES |= dict.fromkeys(SANITY, "s-sanity")
@@ -47,23 +47,28 @@ _STYLES |= dict.fromkeys(SANITY, "s-sanity")
 Row = Mapping[str, Any]
 
 
-def write_report(folder: str | Path, *, training: Path | None = None) -> Path:
+def write_report(
+    folder: str | Path, *, training: Path | None = None, with_audio: bool = False
+) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
     Args:
         folder: with ``results.json`` and ``predictions/``.
         training: folder whose ``log.jsonl`` is shown; by default the run's own.
+        with_audio: whether the page holds the recordings of the worst answers, which makes it
+            large, and as private as they are.
 
     Raises:
         InputError: no results there, or a file beside them that cannot be read.
     """
     folder = Path(folder)
     with atomic_path(folder / REPORT) as temporary:
-        temporary.write_text(build_report(folder, training or folder), encoding="utf-8")
+        page = build_report(folder, training or folder, with_audio=with_audio)
+        temporary.write_text(page, encoding="utf-8")
     return folder / REPORT
 
 
-def build_report(folder: Path, training: Path) -> str:
+def build_report(folder: Path, training: Path, *, with_audio: bool = False) -> str:
     """Return the page."""
     results = read_run(folder, RESULTS)
     sections = [
@@ -72,9 +77,10 @@ def build_report(folder: Path, training: Path) -> str:
         _sanity(results),
         _bars(results),
         _slices(results),
+        _losses(results, folder),
         _training(_load_lines(training / LOG)),
         _similarity(folder / SIMILARITY),
-        _worst(results, folder),
+        _worst(results, folder, with_audio=with_audio),
         _origin(results),
     ]
     return build_page("blsp report", sections)
@@ -374,16 +380,17 @@ def _similarity(path: Path) -> str:
 # --- examples and origin --------------------------------------------------------------------------
 
 
-def _worst(results: Row, folder: Path) -> str:
+def _worst(results: Row, folder: Path, *, with_audio: bool) -> str:
     log = PredictionLog(folder)
     blocks = []
     for task, condition in asked(results):
         examples = find_worst(log, task, condition, folder)
+        ids = [example["id"] for example in examples]
+        sounds = _load_sounds(results, condition, ids) if with_audio else {}
         if examples:
             title = escape(f"{task.name}, {condition}")
-            blocks.append(
-                f"<details><summary>{title}</summary>{''.join(map(_example, examples))}</details>"
-            )
+            shown = "".join(_example(one, sounds.get(one["id"], "")) for one in examples)
+            blocks.append(f"<details><summary>{title}</summary>{shown}</details>")
     if not blocks:
         return ""
     return (
@@ -393,43 +400,50 @@ def _worst(results: Row, folder: Path) -> str:
     )
 
 
-def find_worst(
-    log: PredictionLog, task: Task, condition: str, folder: Path
-) -> list[dict[str, str]]:
-    """Return the utterances that speech gets most wrong: id, reference, answers; at most WORST.
-
-    What the text bound gets wrong too comes last: the language model, not hearing, is its cause.
-    """
-    answers = predictions_of(log, task.name, condition)
-    if SPEECH not in answers:
-        return []
-    metric = task.metrics[0]
-    main = {name: answers[name] for name in MAIN if name in answers}
-    scores = compute_scores(task, main, folder)[metric]
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    each = {name: sign * one.compute(one.counts) for name, one in scores.items()}
-    perfect = 0.0 if sign < 0 else 1.0 - 1e-9
-    bound = each.get(TEXT_BOUND, each[SPEECH] * 0)
-    gaps = each[SPEECH] - bound
-    ids = scores[SPEECH].ids
-    order = sorted(range(len(ids)), key=lambda i: (gaps[i], each[SPEECH][i], ids[i]))
-    wrong = [i for i in order if each[SPEECH][i] < perfect][:WORST]
-    return [
-        {
-            "id": ids[i],
-            "expected": main[SPEECH][ids[i]].reference if ids[i] in main[SPEECH] else "",
-            **{name: row[ids[i]].prediction for name, row in main.items() if ids[i] in row},
-        }
-        for i in wrong
-    ]
+def _load_sounds(results: Row, condition: str, ids: Sequence[str]) -> dict[str, str]:
+    """Id -> a player with the recording in it."""
+    if not ids:
+        return {}
+    (manifest,) = [Path(s["manifest"]) for s in results["sets"] if s["condition"] == condition]
+    root, sounds = find_root(manifest), {}
+    for one in read_manifest(manifest):
+        if one.id in ids:
+            audio = load_audio(one.audio, start=one.start, duration=one.duration, root=root)
+            sound = base64.b64encode(encode_audio(audio, container="FLAC")).decode()
+            player = f'<audio controls src="data:audio/flac;base64,{sound}"></audio>'
+            sounds[one.id] = f"<dt>recording</dt><dd>{player}</dd>"
+    return sounds
 
 
-def _example(example: Mapping[str, str]) -> str:
+def _losses(results: Row, folder: Path) -> str:
+    """Errors of Whisper across, what speech loses up: a picture a task and condition."""
+    log, cards = PredictionLog(folder), []
+    for task, condition in asked(results):
+        losses = find_losses(log, results, task, condition, folder)
+        if losses:
+            title = f"{task.name}, {task.metrics[0]}, {condition}"
+            points = [(min(one.error_rate, 1.0), one.loss) for one in losses]
+            picture = draw_scatter(points, average_losses(losses), title=title)
+            said = f'<p class="dim">{escape(describe_losses(losses))}</p>'
+            cards.append(build_card(title, picture + said))
+    if not cards:
+        return ""
+    return (
+        "<h2>Does speech fail where recognition fails?</h2>"
+        '<p class="dim">A point is an utterance: across, the share of its words that Whisper\'s '
+        "transcript has wrong (more than all counts as all); up, what speech loses of the score "
+        "(0: right, 1: wrong). The line is the mean of utterances with about the same error rate. "
+        "If it rises, speech fails where words are hard to hear; if it lies high on the left, the "
+        f'cause is another.</p><div class="grid">{"".join(cards)}</div>'
+    )
+
+
+def _example(example: Mapping[str, str], sound: str) -> str:
     rows = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(text) or '<i>nothing</i>'}</dd>"
         for name, text in example.items()
     )
-    return f"<dl>{rows}</dl>"
+    return f"<dl>{rows}{sound}</dl>"
 
 
 def _origin(results: Row) -> str:

@@ -67,6 +67,9 @@ SYSTEMS = (*MAIN, *SANITY)
 """Every system of a checkpoint, in the order they are shown; systems from elsewhere come after the
 main ones. `whisper`, the transcripts that the cascade reads, comes with the cascade."""
 
+TRANSCRIPT = "transcript"
+"""The task that Whisper answers for the cascade."""
+
 Scores = dict[str, dict[str, Statistics]]
 """Metric -> system -> statistics, of one task in one condition."""
 

@@ -85,6 +85,7 @@ MODULES = [
     "prediction_log",
     "slices",
     "results",
+    "failures",
     "comparison",
     "cards",
     "systems",

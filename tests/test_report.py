@@ -9,8 +9,9 @@ import pytest
 
 from blsp.charts import Bar, Curve, draw_bars, draw_curves, draw_map, series_of
 from blsp.errors import InputError
+from blsp.failures import find_worst
 from blsp.prediction_log import Prediction, PredictionLog
-from blsp.report import find_worst, write_report
+from blsp.report import write_report
 from blsp.results import recompute
 from blsp.tasks import Task
 
