@@ -72,10 +72,11 @@ def draw_counts(counts: Sequence[tuple[str, int]], *, title: str) -> str:
     return _svg(rows, height=len(counts) * _ROW + 6, title=title)
 
 
-def draw_curves(curves: Sequence[Curve], *, title: str) -> str:
-    """Curves over steps in one pair of axes, with a legend; points that are no number are left out.
+def draw_curves(curves: Sequence[Curve], *, title: str, unit: str = "step") -> str:
+    """Curves over steps, or what else ``unit`` names, in one pair of axes, with a legend.
 
-    A log that grew while it went wrong must still be readable, so the axis follows finite values.
+    Points that are no number are left out: a log that grew while it went wrong must still be
+    readable, so the axis follows finite values.
     """
     kept = [(curve, [p for p in curve.points if math.isfinite(p[1])]) for curve in curves]
     kept = [(curve, points) for curve, points in kept if points]
@@ -93,7 +94,7 @@ def draw_curves(curves: Sequence[Curve], *, title: str) -> str:
         for i, (curve, points) in enumerate(kept)
     )
     height = _TOP + _HEIGHT + 34 + 15 * len(kept)
-    frame = _draw_axes(axes, f"step {axes.right:.6g}")
+    frame = _draw_axes(axes, f"{unit} {axes.right:.6g}")
     return _svg(frame + lines + legend, height=height, title=title)
 
 

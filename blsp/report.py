@@ -76,6 +76,7 @@ def build_report(folder: Path, training: Path, *, with_audio: bool = False) -> s
         _scores(results),
         _sanity(results),
         _bars(results),
+        _noise(results),
         _slices(results),
         _losses(results, folder),
         _training(_load_lines(training / LOG)),
@@ -319,6 +320,42 @@ def _bars(results: Row) -> str:
         title = f"{task}, {metric}, {condition}"
         cards.append(build_card(title, draw_bars(bars, title=title)))
     return f'<h2>Systems side by side</h2><div class="grid">{"".join(cards)}</div>'
+
+
+def _noise(results: Row) -> str:
+    """Scores while noise grows, a picture for each manifest and task."""
+    levels = {one["condition"]: one["noise"]["snr_db"] for one in results["sets"] if "noise" in one}
+    manifests = {one["condition"]: one.get("manifest", "") for one in results["sets"]}
+    first = _first_metrics(results)
+    found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+    for row in sorted(results["rows"], key=lambda row: levels.get(row["condition"], 0.0)):
+        if row["condition"] in levels and row["metric"] == first[row["task"]]:
+            curves = found.setdefault((manifests[row["condition"]], row["task"]), {})
+            point = (levels[row["condition"]], row["value"])
+            curves.setdefault(row["system"], []).append(point)
+    cards = [
+        build_card(
+            title := f"{task}, {first[task]}, {Path(manifest).stem}",
+            draw_curves(
+                [
+                    Curve(
+                        label=name,
+                        points=points,
+                        style=_STYLES.get(name, "s-foreign"),
+                        broken=name in SANITY,
+                    )
+                    for name, points in curves.items()
+                ],
+                title=f"{title}, over decibels",
+                unit="dB",
+            ),
+        )
+        for (manifest, task), curves in found.items()
+    ]
+    note = (
+        '<p class="dim">From left to right the noise gets weaker, in decibels below the speech.</p>'
+    )
+    return f'<h2>Under noise</h2>{note}<div class="grid">{"".join(cards)}</div>' if cards else ""
 
 
 def _training(log: Sequence[Mapping[str, Any]]) -> str:

@@ -36,7 +36,7 @@ from blsp.results import write_json
 from blsp.sampler import BatchConfig, DurationBatchSampler
 from blsp.train import build_dataset
 
-_STYLES = {"speech": "speech", "floor": "shuffled_audio", "ceiling": "text_bound"}
+_STYLES = {"speech": "s-speech", "floor": "s-sanity", "ceiling": "s-bound"}
 CACHE_GB = 0.5
 """Of features: most recordings are read twice, as their own and as another's floor."""
 
@@ -184,13 +184,17 @@ def build_meters_page(result: dict[str, Any]) -> str:
     cards = [
         build_card(
             "Top-1 agreement by response position",
-            draw_curves(by_position["agreement"], title="agreement over response position"),
+            draw_curves(
+                by_position["agreement"], title="agreement over response position", unit="position"
+            ),
         ),
         build_card(
             "Divergence by response position, nats",
-            draw_curves(by_position["kl"], title="KL over response position"),
+            draw_curves(by_position["kl"], title="KL over response position", unit="position"),
         ),
-        build_card("Similarity by layer", draw_curves(layers, title="similarity over layers")),
+        build_card(
+            "Similarity by layer", draw_curves(layers, title="similarity over layers", unit="layer")
+        ),
     ]
     return build_page(
         "Alignment meters",
