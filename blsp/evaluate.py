@@ -339,14 +339,14 @@ def _report_several(folders: Sequence[Path], out: Path) -> int:
 
 def format_results(results: dict[str, Any]) -> str:
     """Return the rows as a table of text, and what the sanity checks found wrong."""
-    lines = [
-        f"{'task':<18}{'condition':<14}{'metric':<21}{'system':<16}{'%':>7}  {'95 %':<16}{'n':>6}"
-    ]
+    wide = max([12, *(len(row["condition"]) for row in results["rows"])]) + 2
+    head = f"{'task':<18}{'condition':<{wide}}{'metric':<21}{'system':<16}"
+    lines = [f"{head}{'%':>7}  {'95 %':<16}{'n':>6}"]
     for row in results["rows"]:
         mark = "*" if row["held_out"] else ""
         interval = f"{100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f}"
         lines.append(
-            f"{row['task'] + mark:<18}{row['condition']:<14}{row['metric']:<21}"
+            f"{row['task'] + mark:<18}{row['condition']:<{wide}}{row['metric']:<21}"
             f"{row['system']:<16}{100 * row['value']:>7.1f}  {interval:<16}{row['n']:>6}"
         )
     if any(row["held_out"] for row in results["rows"]):

@@ -197,13 +197,14 @@ def _scores(results: Row) -> str:
         some = next(iter(systems.values()))
         rows.append([show_name(key, held_out=some["held_out"]), *cells, *gaps, str(some["n"])])
     head = ["task, metric", *names, *(" - ".join(pair) for pair in pairs), "n"]
+    asked = sorted({row["metric"] for row in results["rows"]} & LOWER_IS_BETTER)
+    lower = f"Lower is better for {', '.join(asked)}. " if asked else ""
     return (
         "<h2>Scores</h2>"
         + build_table(head, rows)
         + '<p class="dim">In percent, with 95 % intervals; '
-        "differences in points, paired on the same utterances, with p. Lower is better for "
-        f"{', '.join(sorted(LOWER_IS_BETTER))}. The row <i>transcript</i> is what Whisper itself "
-        "hears.</p>" + _counts(results)
+        f"differences in points, paired on the same utterances, with p. {lower}The row "
+        "<i>transcript</i> is what Whisper itself hears.</p>" + _counts(results)
     )
 
 

@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def build_meters_page(result: dict[str, Any]) -> str:
     return build_page(
         "Alignment meters",
         [
-            f"<h1>Alignment meters</h1><p><code>{result['command']}</code></p>",
+            f"<h1>Alignment meters</h1><p><code>{escape(result['command'])}</code></p>",
             f'<div class="tiles">{"".join(tiles)}</div>',
             f'<div class="grid">{"".join(cards)}</div>',
         ],
