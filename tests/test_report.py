@@ -126,7 +126,7 @@ def test_systems_stand_side_by_side_with_intervals_and_gaps(folder: Path) -> Non
     assert "80.0 37.6 to 96.4" in text
     assert "-40.0 p " in text and ", 50.0%" in text
     assert text.count("held out") == 2 * 2  # two conditions, in two tables
-    assert "Lower is better" in text
+    assert "Lower is better" not in text  # for exact_match it is not
 
 
 def test_every_task_and_condition_has_its_bars(folder: Path) -> None:
@@ -167,6 +167,25 @@ def test_worst_of_an_error_rate_is_the_highest(tmp_path: Path) -> None:
     )
     found = find_worst(PredictionLog(tmp_path), task, "c", tmp_path)
     assert [example["id"] for example in found] == ["worse", "bad"]
+
+
+def test_metrics_of_which_less_is_better_are_named_where_they_are_shown(folder: Path) -> None:
+    path = folder / "results.json"
+    path.write_text(path.read_text().replace('"exact_match"', '"wer"'))
+    assert "Lower is better for wer. " in Page(write_report(folder).read_text()).text
+
+
+def test_scores_are_drawn_over_the_level_of_noise(folder: Path) -> None:
+    path = folder / "results.json"
+    results = json.loads(path.read_text())
+    assert "Under noise" not in write_report(folder).read_text()
+    for test_set, level in zip(results["sets"], (20.0, -5.0), strict=True):
+        test_set["noise"] = {"kind": "babble", "snr_db": level, "seed": 0}
+    path.write_text(json.dumps(results))
+    html = write_report(folder).read_text()
+    pictures = html.partition("Under noise")[2].partition("<h2>")[0]
+    assert pictures.count("<svg") == len(results["tasks"])
+    assert "dB 20" in pictures and ">-5<" in pictures
 
 
 def test_a_leak_is_marked(folder: Path) -> None:
