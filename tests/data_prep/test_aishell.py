@@ -1,15 +1,14 @@
 """`blsp prep aishell` on the tree of the corpus with WAV files."""
 
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from blsp.audio import save_audio
-from blsp.cli import main as run_blsp
 from blsp.manifest import read_manifest, read_meta
 from blsp.validation import validate
 from data_prep.aishell import clean
+from tests.data_prep.conftest import run_prep, write_audio
 
 TRANSCRIPT = (
     "BAC009S0002W0122 而 对 楼市 成交 抑制 作用 最 大 的 限 购\n"
@@ -18,21 +17,19 @@ TRANSCRIPT = (
 )
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """The folder in which the archives were unpacked: two splits, one speaker each."""
-    data = tmp_path / "corpora" / "data_aishell"
+    data = home / "corpora" / "data_aishell"
     (data / "transcript").mkdir(parents=True)
     path = data / "transcript" / "aishell_transcript_v0.8.txt"
     path.write_bytes(TRANSCRIPT.replace("\n", "\r\n").encode())
     for name in ("train/S0002/BAC009S0002W0122", "test/S0764/BAC009S0764W0121"):
-        save_audio(data / "wav" / f"{name}.wav", np.full(24_000, 0.25, dtype=np.float32))
+        write_audio(data / "wav" / f"{name}.wav", seconds=1.5)
     (data / "wav" / "S0002.tar.gz").write_bytes(b"")
     return data.parent
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "aishell", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "aishell")
 
 
 def test_a_line_of_the_transcript_becomes_a_row(corpus: Path, tmp_path: Path) -> None:
@@ -70,33 +67,3 @@ def test_what_cannot_be_used_is_counted(
     assert meta is not None
     assert meta.counts == {"written": 1, "audio without a transcript": 1, "no audio file": 1}
     assert "aishell_transcript_v0.8.txt:2: " in capsys.readouterr().out
-
-
-def test_a_finished_split_is_not_done_again(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(corpus, tmp_path / "out", "--splits", "train")
-    first = (tmp_path / "out" / "train.jsonl").stat()
-    assert prepare(corpus, tmp_path / "out", "--splits", "train") == 0
-    assert capsys.readouterr().out.endswith("(there since an earlier run)\n")
-    again = (tmp_path / "out" / "train.jsonl").stat()
-    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--splits", "tset"], "found 'tset'; did you mean 'test'?"),
-        ([], "expected data_aishell/transcript/aishell_transcript_v0.8.txt and data_aishell/wav/"),
-    ],
-)
-def test_what_a_user_can_get_wrong_is_one_line(
-    corpus: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    options: list[str],
-    message: str,
-) -> None:
-    root = corpus if options else tmp_path / "nowhere"
-    assert prepare(root, tmp_path / "out", *options) == 2
-    assert message in capsys.readouterr().err

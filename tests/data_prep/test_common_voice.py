@@ -1,15 +1,13 @@
 """`blsp prep common_voice` on tables of old and new releases, and MP3 clips."""
 
-import io
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import read_manifest, read_meta
 from blsp.validation import validate
+from tests.data_prep.conftest import encode, run_prep
 
 CLIENT = "d277a1f3904a" + "0" * 112 + "e8fe"
 # The columns of release 4, of 5 to 7, of 13 to 16, and of 17 and later.
@@ -37,33 +35,24 @@ def table(columns: str, *rows: dict[str, str]) -> str:
     return "".join(f"{line}\n" for line in ["\t".join(names), *lines])
 
 
-@pytest.fixture(scope="module")
-def mp3() -> bytes:
-    """A clip of 1.5 seconds at 48 kHz."""
-    file = io.BytesIO()
-    samples = np.random.default_rng(0).normal(0, 0.1, 72_000)
-    soundfile.write(file, samples, 48_000, format="MP3")
-    return file.getvalue()
-
-
-@pytest.fixture
-def corpus(tmp_path: Path, mp3: bytes) -> Path:
+def build(home: Path) -> Path:
     """The folder in which the archive of one language was unpacked."""
-    english = tmp_path / "cv-corpus-25.0-2026-03-09" / "en"
+    english = home / "cv-corpus-25.0-2026-03-09" / "en"
     (english / "clips").mkdir(parents=True)
     for number in (18540003, 18540004):
-        (english / "clips" / f"common_voice_en_{number}.mp3").write_bytes(mp3)
+        (english / "clips" / f"common_voice_en_{number}.mp3").write_bytes(
+            encode("MP3", 1.5, 48_000)
+        )
     other = {"path": "common_voice_en_18540004.mp3", "sentence": '"Who?', "client_id": "c2"}
     (english / "train.tsv").write_text(table(NEW, {}))
     (english / "dev.tsv").write_text(table(NEW))
     (english / "test.tsv").write_text(table(NEW, other))
     (english / "validated.tsv").write_text(table(NEW, {}, other))
     (english / "reported.tsv").write_text("sentence_id\tsentence\tlocale\treason\n")
-    return tmp_path
+    return home
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "common_voice", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "common_voice")
 
 
 def test_a_clip_becomes_a_row(corpus: Path, tmp_path: Path) -> None:
@@ -133,10 +122,10 @@ def test_quotation_marks_windows_lines_and_names_without_ending_are_read(
     assert (row.audio, row.text) == ("clips/common_voice_en_18540003.mp3", '"Who\'s "there?')
 
 
-def test_a_language_of_two_countries_keeps_which(corpus: Path, tmp_path: Path, mp3: bytes) -> None:
+def test_a_language_of_two_countries_keeps_which(corpus: Path, tmp_path: Path) -> None:
     taiwan = next(corpus.glob("*")) / "zh-TW"
     (taiwan / "clips").mkdir(parents=True)
-    (taiwan / "clips" / "common_voice_zh-TW_1.mp3").write_bytes(mp3)
+    (taiwan / "clips" / "common_voice_zh-TW_1.mp3").write_bytes(encode("MP3", 1.5, 48_000))
     (taiwan / "train.tsv").write_text(table(OLD, {"path": "common_voice_zh-TW_1.mp3"}))
     assert prepare(corpus, tmp_path / "out", "--language", "zh-TW") == 0
     (row,) = read_manifest(tmp_path / "out" / "train.jsonl")
@@ -166,17 +155,6 @@ def test_what_cannot_be_used_is_counted(corpus: Path, tmp_path: Path) -> None:
     }
 
 
-def test_a_finished_table_is_not_done_again(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(corpus, tmp_path / "out", "--splits", "train")
-    first = (tmp_path / "out" / "train.jsonl").stat()
-    assert prepare(corpus, tmp_path / "out", "--splits", "train") == 0
-    assert capsys.readouterr().out.endswith("(there since an earlier run)\n")
-    again = (tmp_path / "out" / "train.jsonl").stat()
-    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-
-
 def test_one_of_two_languages_must_be_named(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,10 +182,3 @@ def test_a_table_of_another_kind_is_one_line(
     assert prepare(corpus, tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "train.tsv:1: expected a header with path, sentence, found 'file,words'" in error
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path / "nowhere", tmp_path) == 2
-    assert "expected <language>/train.tsv beside clips/ below it" in capsys.readouterr().err

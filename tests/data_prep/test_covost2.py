@@ -1,15 +1,13 @@
 """`blsp prep covost2` on tables as they are unpacked, over MP3 clips of Common Voice 4."""
 
-import io
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from blsp.cli import main as run_blsp
 from blsp.manifest import read_manifest, read_meta
 from blsp.validation import validate
+from tests.data_prep.conftest import encode
 
 CLIENT = "d277a1f3904a" + "0" * 107 + "e8fe0e658"
 HEADER = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccent\n"
@@ -29,34 +27,26 @@ GERMAN = (
 )
 
 
-@pytest.fixture(scope="module")
-def mp3() -> bytes:
-    """A clip of 1.5 seconds at 48 kHz."""
-    file = io.BytesIO()
-    samples = np.random.default_rng(0).normal(0, 0.1, 72_000)
-    soundfile.write(file, samples, 48_000, format="MP3")
-    return file.getvalue()
-
-
-@pytest.fixture
-def clips(tmp_path: Path, mp3: bytes) -> Path:
-    """Common Voice 4 in one language."""
-    english = tmp_path / "cv4" / "en"
+def build(home: Path) -> Path:
+    """Common Voice 4 in one language; beside it, the translations into one other."""
+    english = home / "cv4" / "en"
     (english / "clips").mkdir(parents=True)
     (english / "validated.tsv").write_text(HEADER + LINES)
     for number in (18540003, 2, 3):
-        (english / "clips" / f"common_voice_en_{number}.mp3").write_bytes(mp3)
-    return tmp_path / "cv4"
-
-
-@pytest.fixture
-def covost(tmp_path: Path) -> Path:
-    """The translations into one language."""
-    folder = tmp_path / "covost"
+        (english / "clips" / f"common_voice_en_{number}.mp3").write_bytes(
+            encode("MP3", 1.5, 48_000)
+        )
+    folder = home / "covost"
     folder.mkdir()
     (folder / "covost_v2.en_de.tsv").write_text(GERMAN, encoding="utf-8")
     (folder / "covost_v2.en_de.dev.tsv").write_text("path\tsentence\ttranslation\tclient_id\n")
-    return folder
+    return home / "cv4"
+
+
+@pytest.fixture
+def covost(corpus: Path) -> Path:
+    """The translations."""
+    return corpus.parent / "covost"
 
 
 def prepare(root: Path, covost: Path, out: Path, *options: str) -> int:
@@ -64,8 +54,10 @@ def prepare(root: Path, covost: Path, out: Path, *options: str) -> int:
     return run_blsp([*words, *options])
 
 
-def test_a_clip_and_its_translation_become_a_row(clips: Path, covost: Path, tmp_path: Path) -> None:
-    assert prepare(clips, covost, tmp_path / "out", "--splits", "test") == 0
+def test_a_clip_and_its_translation_become_a_row(
+    corpus: Path, covost: Path, tmp_path: Path
+) -> None:
+    assert prepare(corpus, covost, tmp_path / "out", "--splits", "test") == 0
     path = tmp_path / "out" / "test.jsonl"
     assert path.read_text() == (
         '{"id": "common_voice_en_18540003", "audio": "en/clips/common_voice_en_18540003.mp3", '
@@ -78,16 +70,16 @@ def test_a_clip_and_its_translation_become_a_row(clips: Path, covost: Path, tmp_
 
 
 def test_training_takes_what_was_added_to_it_and_marks_are_unescaped(
-    clips: Path, covost: Path, tmp_path: Path
+    corpus: Path, covost: Path, tmp_path: Path
 ) -> None:
-    assert prepare(clips, covost, tmp_path / "out", "--splits", "train") == 0
+    assert prepare(corpus, covost, tmp_path / "out", "--splits", "train") == 0
     (row,) = read_manifest(tmp_path / "out" / "train.jsonl")
     assert (row.text, row.translation) == ('"Who said so?"', {"de": "„Wer sagt das?“"})
     assert row.extra == {"age": "forties", "gender": "female", "accent": "us"}
 
 
-def test_what_cannot_be_used_is_counted(clips: Path, covost: Path, tmp_path: Path) -> None:
-    prepare(clips, covost, tmp_path / "out", "--splits", "test")
+def test_what_cannot_be_used_is_counted(corpus: Path, covost: Path, tmp_path: Path) -> None:
+    prepare(corpus, covost, tmp_path / "out", "--splits", "test")
     meta = read_meta(tmp_path / "out" / "test.jsonl")
     assert meta is not None
     assert meta.counts == {
@@ -98,30 +90,19 @@ def test_what_cannot_be_used_is_counted(clips: Path, covost: Path, tmp_path: Pat
     }
 
 
-def test_a_country_is_no_part_of_a_language(clips: Path, covost: Path, tmp_path: Path) -> None:
+def test_a_country_is_no_part_of_a_language(corpus: Path, covost: Path, tmp_path: Path) -> None:
     chinese = GERMAN.replace("train_covost", "train")
     (covost / "covost_v2.en_zh-CN.tsv").write_text(chinese, encoding="utf-8")
-    prepare(clips, covost, tmp_path / "out", "--pair", "en_zh-CN", "--splits", "train")
+    prepare(corpus, covost, tmp_path / "out", "--pair", "en_zh-CN", "--splits", "train")
     assert set(next(read_manifest(tmp_path / "out" / "train.jsonl")).translation) == {"zh"}
 
 
-def test_a_finished_split_is_not_done_again(
-    clips: Path, covost: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(clips, covost, tmp_path / "out", "--splits", "test")
-    first = (tmp_path / "out" / "test.jsonl").stat()
-    assert prepare(clips, covost, tmp_path / "out", "--splits", "test") == 0
-    assert capsys.readouterr().out.endswith("(there since an earlier run)\n")
-    again = (tmp_path / "out" / "test.jsonl").stat()
-    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-
-
 def test_another_pair_does_not_replace_the_first(
-    clips: Path, covost: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, covost: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (covost / "covost_v2.en_ca.tsv").write_text(GERMAN, encoding="utf-8")
-    prepare(clips, covost, tmp_path / "out", "--splits", "test", "--pair", "en_de")
-    assert prepare(clips, covost, tmp_path / "out", "--splits", "test", "--pair", "en_ca") == 2
+    prepare(corpus, covost, tmp_path / "out", "--splits", "test", "--pair", "en_de")
+    assert prepare(corpus, covost, tmp_path / "out", "--splits", "test", "--pair", "en_ca") == 2
     assert "delete it or choose another --out" in capsys.readouterr().err
 
 
@@ -134,7 +115,7 @@ def test_another_pair_does_not_replace_the_first(
     ],
 )
 def test_what_a_user_can_get_wrong_is_one_line(
-    clips: Path,
+    corpus: Path,
     covost: Path,
     capsys: pytest.CaptureFixture[str],
     table: str,
@@ -142,14 +123,14 @@ def test_what_a_user_can_get_wrong_is_one_line(
     message: str,
 ) -> None:
     (covost / table).write_text(GERMAN, encoding="utf-8")
-    assert prepare(clips, covost, clips.parent / "out", *options) == 2
+    assert prepare(corpus, covost, corpus.parent / "out", *options) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_folder_without_translations_says_how_to_name_one(
-    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_blsp(["prep", "covost2", str(clips), "--out", str(tmp_path / "out")]) == 2
+    assert run_blsp(["prep", "covost2", str(corpus), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert "expected covost_v2.<from>_<to>.tsv in it, found none" in error
     assert "--covost DIR" in error

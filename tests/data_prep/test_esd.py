@@ -1,23 +1,22 @@
 """`blsp prep esd` on two speakers, in both forms in which the corpus goes round."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import find_root, read_manifest
 from blsp.validation import validate
-from tests.data_prep.conftest import write_audio
+from tests.data_prep.conftest import run_prep, write_audio
 
 MANDARIN = "0001_000001\t是的\t中立\r\n0001_001051\t不是\t伤心\r\n"
 NINE = "The nine the eggs, I keep."
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """The folder in which the archive was unpacked: one speaker with folders of parts, one not."""
-    corpus = tmp_path / "corpora" / "Emotion Speech Dataset"
+    corpus = home / "corpora" / "Emotion Speech Dataset"
     for name in (
         "0001/Neutral/evaluation/0001_000001",
         "0001/Sad/train/0001_001051",
@@ -32,15 +31,14 @@ def root(tmp_path: Path) -> Path:
     lines = [f"0011_{number}\t{NINE}\tAngry" for number in ("000351", "000371", "000401")]
     text = "\n".join([*lines, "0011_001750\tNo.\tSurprise", "", "0011_9 no tab"])
     (corpus / "0011" / "0011.txt").write_text(text)
-    return tmp_path / "corpora"
+    return home / "corpora"
 
 
 def texts(root: Path, speaker: str) -> Path:
     return root / "Emotion Speech Dataset" / speaker / f"{speaker}.txt"
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "esd", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "esd")
 
 
 def ids(path: Path) -> list[str]:
@@ -109,17 +107,6 @@ def test_what_cannot_be_used_is_counted(
     assert "  dropped 1: audio that cannot be read\n" in out
 
 
-def test_a_second_run_does_nothing(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(root, tmp_path, "--splits", "en-train", "en-test")
-    capsys.readouterr()
-    assert prepare(root, tmp_path, "--splits", "en-train", "en-test") == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("ESD: research only, by a licence to sign, https://github.com/")
-    assert [line.endswith("(there since an earlier run)") for line in said[1:]] == [True, True]
-
-
 def test_a_text_that_cannot_be_read_is_named(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,11 +117,3 @@ def test_a_text_that_cannot_be_read_is_named(
     path.unlink()
     assert prepare(root, tmp_path, "--splits", "en-train") == 2
     assert f"{path}: expected a text file, found: No such file" in capsys.readouterr().err
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path, tmp_path / "out") == 2
-    expected = "expected 'Emotion Speech Dataset/<speaker>/<speaker>.txt' and"
-    assert expected in capsys.readouterr().err

@@ -1,13 +1,13 @@
 """`blsp prep fluent_speech_commands` on a tree as the archive unpacks it."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import find_root, read_manifest
 from blsp.validation import validate
-from tests.data_prep.conftest import write_audio
+from tests.data_prep.conftest import run_prep, write_audio
 
 HEADER = ",path,speakerId,transcription,action,object,location\r\n"
 SPEAKER = "2BqVo8kVB2Skwgyb"
@@ -21,25 +21,23 @@ TEST = (
 )
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """The folder in which the archive was unpacked."""
-    corpus = tmp_path / "corpora" / "fluent_speech_commands_dataset"
+    corpus = home / "corpora" / "fluent_speech_commands_dataset"
     for name in (LIGHTS, "b"):
         write_audio(corpus / "wavs" / "speakers" / SPEAKER / f"{name}.wav", seconds=1.25)
     (corpus / "data").mkdir()
     for split in ("train", "valid", "test"):
         (corpus / "data" / f"{split}_data.csv").write_bytes(TEST.encode("utf-8-sig"))
     (corpus / "data" / "._test_data.csv").write_bytes(b"\xff")
-    return tmp_path / "corpora"
+    return home / "corpora"
 
 
 def table(root: Path, split: str = "test") -> Path:
     return root / "fluent_speech_commands_dataset" / "data" / f"{split}_data.csv"
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "fluent_speech_commands", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "fluent_speech_commands")
 
 
 def test_every_split_becomes_a_manifest_with_the_three_slots_as_one_intent(
@@ -79,17 +77,6 @@ def test_missing_audio_is_counted(
     assert f"  dropped 1: no audio file\n    {table(root)}:3: " in out
 
 
-def test_a_second_run_does_nothing(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(root, tmp_path)
-    capsys.readouterr()
-    assert prepare(root, tmp_path) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("Fluent Speech Commands: academic research only, https://fluent.ai/")
-    assert [line.endswith("(there since an earlier run)") for line in said[1:]] == [True] * 3
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -114,11 +101,3 @@ def test_a_line_that_was_cut_is_left_out(
     table(root).write_bytes((TEST + "2,wavs/x.wav\r\n").encode())
     assert prepare(root, tmp_path, "--splits", "test") == 0
     assert f"    {table(root)}:4: 2 cells, not 7\n" in capsys.readouterr().out
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path, tmp_path / "out") == 2
-    expected = "expected fluent_speech_commands_dataset/data/<split>_data.csv below it"
-    assert expected in capsys.readouterr().err

@@ -1,18 +1,16 @@
 """`blsp prep gigaspeech` on the list of the corpus and Opus files, long and cut."""
 
-import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import find_root, read_manifest, read_meta
 from blsp.validation import validate
 from data_prep.gigaspeech import punctuate
+from tests.data_prep.conftest import encode, run_prep
 
 POD = "audio/podcast/P0001/POD0000000025.opus"
 WORDS = "FOUR O'CLOCK TOMORROW AFTERNOON <COMMA> SAID WILLIAMS <PERIOD>"
@@ -73,46 +71,26 @@ def add(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-@pytest.fixture(scope="module")
-def wav() -> bytes:
-    """Speech of 2.83 seconds, as BLSP's copy holds it."""
-    file = io.BytesIO()
-    samples = np.random.default_rng(0).normal(0, 0.1, 45_280)
-    soundfile.write(file, samples, 16_000, format="WAV", subtype="PCM_16")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def opus() -> bytes:
-    """A recording of 6 seconds, as the corpus holds it."""
-    file = io.BytesIO()
-    samples = np.tile(np.sin(np.arange(16_000) / 9) / 2, 6)
-    soundfile.write(file, samples, 16_000, format="OGG", subtype="OPUS")
-    return file.getvalue()
-
-
-@pytest.fixture
-def corpus(tmp_path: Path, opus: bytes) -> Path:
+def build(home: Path) -> Path:
     """The list and two of its three long files."""
-    root = write_list(tmp_path / "GigaSpeech")
-    add(root / POD, opus)
-    add(root / "audio/youtube/P0000/YOU0000009999.opus", opus)
+    root = write_list(home / "GigaSpeech")
+    add(root / POD, encode("OPUS", 6))
+    add(root / "audio/youtube/P0000/YOU0000009999.opus", encode("OPUS", 6))
     (root / "audio/podcast/P0001/._POD0000000025.opus").write_bytes(b"macOS")
     (root / "TERMS_OF_ACCESS").write_text("...")
     return root
 
 
 @pytest.fixture
-def cut(tmp_path: Path, wav: bytes) -> Path:
+def cut(tmp_path: Path) -> Path:
     """The folder of BLSP's copy: a file for each segment."""
     root = write_list(tmp_path / "corpora" / "audio_data")
-    add(root / "audio/podcast/P0001/POD0000000025_S0000103.wav", wav)
-    add(root / "audio/youtube/P0000/YOU0000009999_S0000000.wav", wav)
+    add(root / "audio/podcast/P0001/POD0000000025_S0000103.wav", encode("WAV", 2.83))
+    add(root / "audio/youtube/P0000/YOU0000009999_S0000000.wav", encode("WAV", 2.83))
     return root.parent
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "gigaspeech", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "gigaspeech")
 
 
 def test_a_segment_of_a_long_file_becomes_a_row(corpus: Path, tmp_path: Path) -> None:
@@ -170,8 +148,8 @@ def test_segments_that_were_cut_are_whole_files(cut: Path, tmp_path: Path) -> No
     assert meta.command.endswith("--splits L --layout cut")
 
 
-def test_the_layout_can_be_named_where_both_lie(corpus: Path, wav: bytes, tmp_path: Path) -> None:
-    add(corpus / POD.replace(".opus", "_S0000103.wav"), wav)
+def test_the_layout_can_be_named_where_both_lie(corpus: Path, tmp_path: Path) -> None:
+    add(corpus / POD.replace(".opus", "_S0000103.wav"), encode("WAV", 2.83))
     prepare(corpus, tmp_path / "long", "--splits", "L")
     prepare(corpus, tmp_path / "cut", "--splits", "L", "--layout", "cut")
     assert next(read_manifest(tmp_path / "long" / "L.jsonl")).audio == POD
@@ -190,17 +168,6 @@ def test_the_layout_can_be_named_where_both_lie(corpus: Path, wav: bytes, tmp_pa
 )
 def test_tags_become_punctuation_or_nothing(tagged: str, text: str) -> None:
     assert punctuate(tagged) == text
-
-
-def test_a_finished_subset_is_not_done_again(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(corpus, tmp_path / "out", "--splits", "TEST")
-    first = (tmp_path / "out" / "TEST.jsonl").stat()
-    assert prepare(corpus, tmp_path / "out", "--splits", "TEST") == 0
-    assert capsys.readouterr().out.endswith("(there since an earlier run)\n")
-    again = (tmp_path / "out" / "TEST.jsonl").stat()
-    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
 
 
 @pytest.mark.parametrize(
@@ -232,22 +199,3 @@ def test_another_form_is_one_line_without_names_too(
     write_list(corpus, [{"aid": "X1", "segments": [None]}])
     assert prepare(corpus, tmp_path / "out") == 2
     assert "GigaSpeech.json: X1: expected a path and segments" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--splits", "XLL"], "found 'XLL'; did you mean 'XL'?"),
-        ([], "expected GigaSpeech.json beside audio/ below it, found none"),
-    ],
-)
-def test_what_a_user_can_get_wrong_is_one_line(
-    corpus: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    options: list[str],
-    message: str,
-) -> None:
-    root = corpus if options else tmp_path / "nowhere"
-    assert prepare(root, tmp_path / "out", *options) == 2
-    assert message in capsys.readouterr().err

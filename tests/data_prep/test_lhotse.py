@@ -2,14 +2,14 @@
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blsp.cli import main as run_blsp
 from blsp.validation import validate
-from tests.data_prep.conftest import write_audio
+from tests.data_prep.conftest import run_prep, write_audio
 
 
 def recording(name: str, source: str, *, kind: str = "file", **more: Any) -> dict[str, Any]:
@@ -28,11 +28,10 @@ def write_packed(path: Path, *rows: dict[str, Any]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-@pytest.fixture
-def manifests(tmp_path: Path) -> Path:
-    folder = tmp_path / "fbank"
+def build(home: Path) -> Path:
+    folder = home / "fbank"
     folder.mkdir()
-    whole = write_audio(tmp_path / "audio" / "r.flac", seconds=3)
+    whole = write_audio(home / "audio" / "r.flac", seconds=3)
     write_packed(
         folder / "libri_recordings_dev.jsonl.gz",
         recording("r", str(whole)),
@@ -55,14 +54,13 @@ def manifests(tmp_path: Path) -> Path:
     return folder
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "lhotse", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "lhotse")
 
 
 def test_every_supervision_is_a_segment_of_a_file(
-    manifests: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert prepare(manifests, tmp_path / "out", "--audio-root", str(tmp_path)) == 0
+    assert prepare(corpus, tmp_path / "out", "--audio-root", str(tmp_path)) == 0
     path = tmp_path / "out" / "libri_dev.jsonl"
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {
@@ -88,9 +86,7 @@ def test_every_supervision_is_a_segment_of_a_file(
         "one channel of several",
         "no recording of that id",
     ):
-        assert f"  dropped 1: {reason}\n    {manifests}/libri_supervisions_dev.jsonl.gz:" in said
-    prepare(manifests, tmp_path / "out", "--audio-root", str(tmp_path))
-    assert "(there since an earlier run)" in capsys.readouterr().out
+        assert f"  dropped 1: {reason}\n    {corpus}/libri_supervisions_dev.jsonl.gz:" in said
 
 
 def test_files_without_a_name_take_the_folders_and_need_not_be_packed(tmp_path: Path) -> None:
@@ -112,23 +108,21 @@ def test_files_without_a_name_take_the_folders_and_need_not_be_packed(tmp_path: 
     ],
 )
 def test_a_damaged_manifest_is_one_line(
-    manifests: Path,
+    corpus: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     data: bytes,
     message: str,
 ) -> None:
-    (manifests / "libri_supervisions_dev.jsonl.gz").write_bytes(data)
-    assert prepare(manifests, tmp_path / "out", "--audio-root", str(tmp_path)) == 2
+    (corpus / "libri_supervisions_dev.jsonl.gz").write_bytes(data)
+    assert prepare(corpus, tmp_path / "out", "--audio-root", str(tmp_path)) == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
 
 
-def test_audio_elsewhere_and_a_folder_without_manifests_are_one_line(
-    manifests: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_audio_elsewhere_is_one_line(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert prepare(manifests, tmp_path / "out") == 2
+    assert prepare(corpus, tmp_path / "out") == 2
     assert "name a folder that holds all of it: --audio-root DIR" in capsys.readouterr().err
-    assert prepare(tmp_path, tmp_path / "out") == 2
-    assert "expected recordings.jsonl.gz with supervisions.jsonl.gz" in capsys.readouterr().err

@@ -1,28 +1,30 @@
 """`blsp prep librispeech` on a tree as the archives unpack it."""
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-import data_prep.librispeech as program
 from blsp import preparation
-from blsp.cli import main as run_blsp
 from blsp.manifest import find_root, read_manifest, read_meta
 from blsp.validation import validate
+from tests.data_prep.conftest import build_librispeech, run_prep
 
 CHAPTER = "LibriSpeech/dev-clean/1272/141231"
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "librispeech", str(root), "--out", str(out), *options])
+def build(home: Path) -> Path:
+    """The folder in which the archives of two splits were unpacked."""
+    return build_librispeech(home / "corpora", ("dev-clean", "test-clean"))
 
 
-def test_every_split_becomes_a_manifest(librispeech: Path, tmp_path: Path) -> None:
+prepare = partial(run_prep, "librispeech")
+
+
+def test_every_split_becomes_a_manifest(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "manifests"
-    assert prepare(librispeech, out) == 0
+    assert prepare(corpus, out) == 0
     assert sorted(path.name for path in out.glob("*.jsonl")) == [
         "dev-clean.jsonl",
         "test-clean.jsonl",
@@ -37,19 +39,19 @@ def test_every_split_becomes_a_manifest(librispeech: Path, tmp_path: Path) -> No
     _, second = read_manifest(out / "dev-clean.jsonl")
     assert second.text == "a man said to the universe sir i exist"
     assert (find_root(out / "dev-clean.jsonl") / second.audio).samefile(
-        librispeech / CHAPTER / "1272-141231-0000.flac"
+        corpus / CHAPTER / "1272-141231-0000.flac"
     )
 
 
-def test_the_corpus_itself_may_be_named(librispeech: Path, tmp_path: Path) -> None:
-    assert prepare(librispeech / "LibriSpeech", tmp_path / "out", "--splits", "dev-clean") == 0
+def test_the_corpus_itself_may_be_named(corpus: Path, tmp_path: Path) -> None:
+    assert prepare(corpus / "LibriSpeech", tmp_path / "out", "--splits", "dev-clean") == 0
     assert next(read_manifest(tmp_path / "out" / "dev-clean.jsonl")).audio.startswith("dev-clean/")
 
 
 def test_what_is_said_counts_hours_and_names_the_licence(
-    librispeech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepare(librispeech, tmp_path, "--splits", "dev-clean")
+    prepare(corpus, tmp_path, "--splits", "dev-clean")
     assert capsys.readouterr().out.splitlines() == [
         "LibriSpeech: CC BY 4.0, https://www.openslr.org/12 (credit its authors)",
         f"{tmp_path}/dev-clean.jsonl: 2 utterances, 0.00 h",
@@ -57,9 +59,9 @@ def test_what_is_said_counts_hours_and_names_the_licence(
 
 
 def test_capitals_are_kept_on_request_and_the_side_file_says_which(
-    librispeech: Path, tmp_path: Path
+    corpus: Path, tmp_path: Path
 ) -> None:
-    prepare(librispeech, tmp_path, "--splits", "test-clean", "--case", "keep")
+    prepare(corpus, tmp_path, "--splits", "test-clean", "--case", "keep")
     path = tmp_path / "test-clean.jsonl"
     assert next(read_manifest(path)).text == "ALSO A POPULAR CONTRIVANCE"
     meta = read_meta(path)
@@ -68,7 +70,7 @@ def test_capitals_are_kept_on_request_and_the_side_file_says_which(
 
 
 def test_restored_transcripts_replace_the_capitals(
-    librispeech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     restored = tmp_path / "pc"
     restored.mkdir()
@@ -79,17 +81,17 @@ def test_restored_transcripts_replace_the_capitals(
         "text_raw": "A man said to the universe:\n“Sir, I exist!”",
     }
     (restored / "dev-clean.json").write_text(json.dumps(row) + "\n")
-    prepare(librispeech, tmp_path, "--splits", "dev-clean", "--transcripts", str(restored))
+    prepare(corpus, tmp_path, "--splits", "dev-clean", "--transcripts", str(restored))
     texts = [utterance.text for utterance in read_manifest(tmp_path / "dev-clean.jsonl")]
     assert texts == ["A man said to the universe, Sir, I exist."]
     assert "  dropped 1: not in LibriSpeech-PC\n" in capsys.readouterr().out
-    assert prepare(librispeech, tmp_path, "--case", "lower", "--transcripts", str(restored)) == 2
+    assert prepare(corpus, tmp_path, "--case", "lower", "--transcripts", str(restored)) == 2
 
 
 def test_what_cannot_be_used_is_left_out_counted_and_named(
-    librispeech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chapter = librispeech / CHAPTER
+    chapter = corpus / CHAPTER
     transcripts = chapter / "1272-141231.trans.txt"
     (chapter / "1272-141231-0002.flac").write_bytes(b"fLaC but not really")
     (chapter / "1272-141231-0009.flac").write_bytes(b"")
@@ -97,7 +99,7 @@ def test_what_cannot_be_used_is_left_out_counted_and_named(
     (chapter / "._1272-141231.trans.txt").write_bytes(b"\xff\xfe")
     more = "1272-141231-0002 BROKEN\r\n1272-141231-0003 NOT THERE\r\n\r\n1272-141231-0004\r\n"
     transcripts.write_bytes(transcripts.read_bytes() + more.encode())
-    assert prepare(librispeech, tmp_path, "--splits", "dev-clean") == 0
+    assert prepare(corpus, tmp_path, "--splits", "dev-clean") == 0
     out = capsys.readouterr().out
     assert f"{tmp_path}/dev-clean.jsonl: 2 utterances" in out
     assert f"  dropped 1: no words\n    {transcripts}:5: 1272-141231-0004\n" in out
@@ -108,7 +110,7 @@ def test_what_cannot_be_used_is_left_out_counted_and_named(
 
 
 def test_an_interrupted_run_keeps_what_is_finished_and_does_the_rest(
-    librispeech: Path,
+    corpus: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -122,14 +124,14 @@ def test_an_interrupted_run_keeps_what_is_finished_and_does_the_rest(
         return read_info(source, root=root)
 
     monkeypatch.setattr(preparation, "read_audio_info", interrupt)
-    assert prepare(librispeech, tmp_path / "out") == 130
+    assert prepare(corpus, tmp_path / "out") == 130
     assert [path.name for path in (tmp_path / "out").glob("*.jsonl")] == ["dev-clean.jsonl"]
     assert not list((tmp_path / "out").glob(".*"))
     first = (tmp_path / "out" / "dev-clean.jsonl").stat()
     monkeypatch.undo()
 
     capsys.readouterr()
-    assert prepare(librispeech, tmp_path / "out") == 0
+    assert prepare(corpus, tmp_path / "out") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("dev-clean.jsonl: 2 utterances, 0.00 h (there since an earlier run)")
     assert lines[2].endswith("test-clean.jsonl: 2 utterances, 0.00 h")
@@ -146,41 +148,25 @@ def test_an_interrupted_run_keeps_what_is_finished_and_does_the_rest(
     ],
 )
 def test_what_a_user_can_get_wrong_is_one_line(
-    librispeech: Path,
+    corpus: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     message: str,
 ) -> None:
-    prepare(librispeech, tmp_path, "--splits", "dev-clean")
+    prepare(corpus, tmp_path, "--splits", "dev-clean")
     out = tmp_path if "--transcripts" not in options else tmp_path / "other"
-    assert prepare(librispeech, out, *options) == 2
+    assert prepare(corpus, out, *options) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path / "nowhere", tmp_path) == 2
-    assert "expected LibriSpeech/<split>/<speaker>/<chapter>/*.trans.txt" in capsys.readouterr().err
-
-
 def test_a_split_without_usable_audio_leaves_no_manifest(
-    librispeech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in librispeech.rglob("*.flac"):
+    for path in corpus.rglob("*.flac"):
         path.unlink()
-    assert prepare(librispeech, tmp_path / "out", "--splits", "test-clean") == 2
+    assert prepare(corpus, tmp_path / "out", "--splits", "test-clean") == 2
     error = capsys.readouterr().err
     assert "test-clean.jsonl: expected at least one recording with its words, found none" in error
     assert "look into the corpus (2 no audio file: " in error
     assert not list((tmp_path / "out").iterdir())
-
-
-def test_the_module_runs_as_the_command_does(
-    librispeech: Path, tmp_path: Path, checkout: Path
-) -> None:
-    command = [sys.executable, "-m", program.__name__, str(librispeech), "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "test-clean.jsonl").exists()

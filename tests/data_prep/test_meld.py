@@ -4,15 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from blsp.audio import read_audio_info
-from blsp.cli import main as run_blsp
 from blsp.manifest import find_root, read_manifest
 from blsp.validation import validate
-from tests.data_prep.conftest import write_audio
+from tests.data_prep.conftest import run_prep, write_audio
 
 HEADER = (
     "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,"
@@ -35,22 +35,21 @@ TABLES = {
 }
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def build_clips(home: Path) -> Path:
     """The folder in which the archives of two splits were unpacked, with clips that are none."""
-    corpus = tmp_path / "corpora" / "MELD.Raw"
+    corpus = home / "corpora" / "MELD.Raw"
     for split, table in TABLES.items():
         clips = corpus / FOLDERS[split]
         clips.mkdir(parents=True)
         (corpus / f"{split}_sent_emo.csv").write_bytes(table.encode())
         for name in ("dia0_utt0", "dia0_utt1", "dia38_utt4", "._dia0_utt0", "final_videos_test"):
             (clips / f"{name}.mp4").write_bytes(b"a clip")
-    return tmp_path / "corpora"
+    return home / "corpora"
 
 
-@pytest.fixture
-def with_wav(root: Path) -> Path:
+def build(home: Path) -> Path:
     """The same with a WAV beside the clips that are good."""
+    root = build_clips(home)
     for name in (
         "train_splits/dia0_utt0",
         "train_splits/dia0_utt1",
@@ -58,6 +57,12 @@ def with_wav(root: Path) -> Path:
     ):
         write_audio(root / "MELD.Raw" / f"{name}.wav", seconds=1.5)
     return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Clips alone."""
+    return build_clips(tmp_path)
 
 
 @pytest.fixture
@@ -78,12 +83,11 @@ def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return log
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "meld", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "meld")
 
 
-def test_a_wav_beside_a_clip_is_taken(with_wav: Path, tmp_path: Path) -> None:
-    assert prepare(with_wav, tmp_path / "out") == 0
+def test_a_wav_beside_a_clip_is_taken(corpus: Path, tmp_path: Path) -> None:
+    assert prepare(corpus, tmp_path / "out") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "test.jsonl",
         "test.meta.json",
@@ -111,9 +115,9 @@ def test_a_wav_beside_a_clip_is_taken(with_wav: Path, tmp_path: Path) -> None:
 
 
 def test_emotions_are_said_as_in_other_corpora_and_kept_as_in_this(
-    with_wav: Path, tmp_path: Path
+    corpus: Path, tmp_path: Path
 ) -> None:
-    prepare(with_wav, tmp_path / "out")
+    prepare(corpus, tmp_path / "out")
     _, row = read_manifest(tmp_path / "out" / "train.jsonl")
     assert (row.emotion, row.extra["emotion_label"]) == ("happy", "joy")
     assert row.text == "Now you\u2019ll be, heading"  # a mark of Windows in the file
@@ -121,21 +125,21 @@ def test_emotions_are_said_as_in_other_corpora_and_kept_as_in_this(
     assert (row.emotion, row.extra["emotion_label"]) == ("fearful", "fear")
 
 
-def test_archives_may_lie_in_folders_of_their_own(with_wav: Path, tmp_path: Path) -> None:
-    corpus = with_wav / "MELD.Raw"
-    (corpus / "train").mkdir()
+def test_archives_may_lie_in_folders_of_their_own(corpus: Path, tmp_path: Path) -> None:
+    folder = corpus / "MELD.Raw"
+    (folder / "train").mkdir()
     for name in ("train_splits", "train_sent_emo.csv"):
-        (corpus / name).rename(corpus / "train" / name)
-    assert prepare(corpus, tmp_path / "out", "--splits", "train") == 0
+        (folder / name).rename(folder / "train" / name)
+    assert prepare(folder, tmp_path / "out", "--splits", "train") == 0
     row = next(read_manifest(tmp_path / "out" / "train.jsonl"))
     assert row.audio == "train/train_splits/dia0_utt0.wav"
 
 
 def test_bad_clips_and_missing_ones_are_counted(
-    with_wav: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (with_wav / "MELD.Raw" / "train_splits" / "dia0_utt1.wav").unlink()
-    assert prepare(with_wav, tmp_path / "out") == 0
+    (corpus / "MELD.Raw" / "train_splits" / "dia0_utt1.wav").unlink()
+    assert prepare(corpus, tmp_path / "out") == 0
     out = capsys.readouterr().out
     assert "train.jsonl: 1 utterances" in out
     assert "  dropped 1: a clip known to be bad\n" in out  # train
@@ -206,16 +210,9 @@ def test_a_true_clip_is_read_by_the_true_ffmpeg(root: Path, tmp_path: Path) -> N
     ],
 )
 def test_a_table_of_another_form_is_named(
-    with_wav: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
-    table = with_wav / "MELD.Raw" / "train_sent_emo.csv"
+    table = corpus / "MELD.Raw" / "train_sent_emo.csv"
     table.write_text(text)
-    assert prepare(with_wav, tmp_path / "out", "--splits", "train") == 2
+    assert prepare(corpus, tmp_path / "out", "--splits", "train") == 2
     assert f"{table}{message}" in capsys.readouterr().err
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path, tmp_path / "out") == 2
-    assert "expected MELD.Raw/<split>_sent_emo.csv below it" in capsys.readouterr().err

@@ -1,14 +1,15 @@
 """`blsp prep mls` on the tree of the corpus with FLAC and Opus files."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import read_manifest, read_meta
 from blsp.validation import validate
+from tests.data_prep.conftest import run_prep
 
 NAMES = ("4800_10003_000000", "4800_10003_000001", "2037_1000_000002")
 METAINFO = (
@@ -33,14 +34,12 @@ def add_language(root: Path, name: str, ending: str) -> Path:
     return folder
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """German in FLAC."""
-    return add_language(tmp_path, "mls_german", "flac")
+    return add_language(home, "mls_german", "flac")
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "mls", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "mls")
 
 
 def test_a_line_of_the_transcripts_becomes_a_row(corpus: Path, tmp_path: Path) -> None:
@@ -80,24 +79,3 @@ def test_one_of_two_languages_must_be_named(
     assert prepare(tmp_path, tmp_path / "out") == 2
     assert "--language: expected one of the 2 in" in capsys.readouterr().err
     assert prepare(tmp_path, tmp_path / "out", "--language", "dutch") == 0
-
-
-def test_a_finished_split_is_not_done_again(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(corpus, tmp_path / "out", "--splits", "dev")
-    first = (tmp_path / "out" / "dev.jsonl").stat()
-    assert prepare(corpus, tmp_path / "out", "--splits", "dev") == 0
-    assert capsys.readouterr().out.endswith("(there since an earlier run)\n")
-    again = (tmp_path / "out" / "dev.jsonl").stat()
-    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path / "nowhere", tmp_path) == 2
-    assert (
-        "expected mls_<language>/<split>/transcripts.txt below it, found none"
-        in capsys.readouterr().err
-    )

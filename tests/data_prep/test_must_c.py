@@ -1,14 +1,13 @@
 """`blsp prep must_c` on the tree of the corpus with long WAV files."""
 
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from blsp.audio import save_audio
-from blsp.cli import main as run_blsp
 from blsp.manifest import read_manifest, read_meta
 from blsp.validation import validate
+from tests.data_prep.conftest import run_prep, write_audio
 
 SEGMENT = "- {{duration: {}, offset: {}, rW: 9, uW: 0, speaker_id: spk.767, wav: {}}}\n"
 SEGMENTS = [
@@ -28,18 +27,16 @@ def add_pair(root: Path, pair: str, split: str) -> Path:
     (folder / "txt" / f"{split}.yaml").write_text("".join(SEGMENTS))
     (folder / "txt" / f"{split}.en").write_text(ENGLISH)
     (folder / "txt" / f"{split}.{pair[3:]}").write_text(GERMAN)
-    save_audio(folder / "wav" / "ted_767.wav", np.full(20 * 16_000, 0.25, dtype=np.float32))
+    write_audio(folder / "wav" / "ted_767.wav", seconds=20)
     return root
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """One pair."""
-    return add_pair(tmp_path / "must-c", "en-de", "tst-COMMON")
+    return add_pair(home / "must-c", "en-de", "tst-COMMON")
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "must_c", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "must_c")
 
 
 def test_a_segment_of_a_talk_becomes_a_row(corpus: Path, tmp_path: Path) -> None:
@@ -91,24 +88,3 @@ def test_one_of_two_pairs_must_be_named(
     assert "--pair: expected one of the 2 in" in capsys.readouterr().err
     assert prepare(corpus, tmp_path / "out", "--pair", "en-zh") == 0
     assert set(next(read_manifest(tmp_path / "out" / "dev.jsonl")).translation) == {"zh"}
-
-
-def test_a_finished_split_is_not_done_again(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(corpus, tmp_path / "out", "--splits", "tst-COMMON")
-    first = (tmp_path / "out" / "tst-COMMON.jsonl").stat()
-    assert prepare(corpus, tmp_path / "out", "--splits", "tst-COMMON") == 0
-    assert capsys.readouterr().out.endswith("(there since an earlier run)\n")
-    again = (tmp_path / "out" / "tst-COMMON.jsonl").stat()
-    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path / "nowhere", tmp_path) == 2
-    assert (
-        "expected en-<language>/data/<split>/txt/<split>.yaml below it, found none"
-        in capsys.readouterr().err
-    )

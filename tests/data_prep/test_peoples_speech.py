@@ -1,15 +1,14 @@
 """`blsp prep peoples_speech` on JSON lines of documents with FLAC files."""
 
 import json
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from blsp.audio import save_audio
-from blsp.cli import main as run_blsp
 from blsp.manifest import read_manifest, read_meta
 from blsp.validation import validate
+from tests.data_prep.conftest import run_prep, write_audio
 
 DOCUMENT = "gov_DOT_uscourts_DOT_scotus_DOT_19-161"
 NAME = f"{DOCUMENT}/{DOCUMENT}_DOT_2020-03-02_DOT_mp3_00002.flac"
@@ -25,13 +24,12 @@ def add_part(root: Path, name: str, lines: str) -> None:
     path = root / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(lines)
-    save_audio(root / name / NAME, np.full(24_000, 0.25, dtype=np.float32))
+    write_audio(root / name / NAME, seconds=1.5)
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """Two parts of the training set and the test."""
-    root = tmp_path / "peoples"
+    root = home / "peoples"
     lines = document(
         duration_ms=[1500, 900, 900], label=[WORDS, "gone", ""], name=[NAME, "x/1.flac", "x/2.flac"]
     )
@@ -42,8 +40,7 @@ def corpus(tmp_path: Path) -> Path:
     return root
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "peoples_speech", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "peoples_speech")
 
 
 def test_a_recording_of_a_document_becomes_a_row(corpus: Path, tmp_path: Path) -> None:
@@ -80,24 +77,3 @@ def test_another_form_is_one_line(
     (corpus / "train/clean.json").write_text(line)
     assert prepare(corpus, tmp_path / "out") == 2
     assert "clean.json:1: expected a document with duration_ms, label" in capsys.readouterr().err
-
-
-def test_a_finished_split_is_not_done_again(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(corpus, tmp_path / "out", "--splits", "test")
-    first = (tmp_path / "out" / "test.jsonl").stat()
-    assert prepare(corpus, tmp_path / "out", "--splits", "test") == 0
-    assert capsys.readouterr().out.endswith("(there since an earlier run)\n")
-    again = (tmp_path / "out" / "test.jsonl").stat()
-    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path / "nowhere", tmp_path) == 2
-    assert (
-        "expected train/clean.json beside train/clean/, or test/test.json below it"
-        in capsys.readouterr().err
-    )

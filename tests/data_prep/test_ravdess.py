@@ -1,33 +1,32 @@
 """`blsp prep ravdess` on the speech of three actors."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import find_root, read_manifest
 from blsp.validation import validate
+from tests.data_prep.conftest import run_prep
 
 NAMES = ("03-01-06-01-02-01-12", "03-01-08-02-01-02-17", "03-01-01-01-01-01-24")
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """The folder with the unpacked archive; 48 kHz, one of them in stereo."""
-    corpus = tmp_path / "corpora" / "Audio_Speech_Actors_01-24"
+    corpus = home / "corpora" / "Audio_Speech_Actors_01-24"
     for channels, name in enumerate(NAMES, start=1):
         path = corpus / f"Actor_{name[-2:]}" / f"{name}.wav"
         path.parent.mkdir(parents=True)
         soundfile.write(path, np.full((72_000, min(channels, 2)), 0.1), 48_000)
         path.with_name(f"._{name}.wav").write_bytes(b"macOS")
-    return tmp_path / "corpora"
+    return home / "corpora"
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "ravdess", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "ravdess")
 
 
 def test_all_actors_become_one_manifest_from_the_names_of_their_files(
@@ -80,22 +79,3 @@ def test_what_cannot_be_used_is_counted(
     assert "  dropped 1: a song\n" in out
     assert "  dropped 1: a name of another form\n" in out
     assert "  dropped 1: audio that cannot be read\n" in out
-
-
-def test_a_second_run_does_nothing(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(root, tmp_path)
-    capsys.readouterr()
-    assert prepare(root, tmp_path) == 0
-    notice, said = capsys.readouterr().out.splitlines()
-    assert notice.startswith("RAVDESS: CC BY-NC-SA 4.0 (not for commercial use), https://zenodo.")
-    assert said.endswith("(there since an earlier run)")
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path, tmp_path / "out") == 2
-    expected = "expected Audio_Speech_Actors_01-24/Actor_<nn>/*.wav below it"
-    assert expected in capsys.readouterr().err

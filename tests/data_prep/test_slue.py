@@ -1,16 +1,16 @@
 """`blsp prep slue` on both sets as the toolkit's script unpacks them."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import Entity, find_root, read_manifest
 from blsp.validation import validate
-from tests.data_prep.conftest import write_audio
+from tests.data_prep.conftest import run_prep, write_audio
 
 SPEECH = "20131007-0900-PLENARY-19-en_20131007-21:26:04_7"
 POPULI = "id\traw_text\tnormalized_text\tspeaker_id\tsplit\traw_ner\tnormalized_ner\n"
@@ -26,28 +26,26 @@ def answer(name: str, sentiment: str, start: str = "1.25", end: str = "2.75") ->
     return f"0\t0\t{name}\t{start}\t{end}\ti was glad\tid10012\t{sentiment}\r\n"
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """A checkout of the toolkit after its script, with one split of each set."""
-    celeb = tmp_path / "toolkit" / "data" / "slue-voxceleb"
+    celeb = home / "toolkit" / "data" / "slue-voxceleb"
     write_audio(celeb / "dev_raw" / "id10012_1.flac", seconds=4)
     table = CELEB + answer("id10012_1", "Positive") + answer("id10012_2", "Disagreement")
     (celeb / "slue-voxceleb_dev.tsv").write_bytes(table.encode())
     (celeb / "slue-voxceleb_test_blind.tsv").write_text("id\n")
-    populi = tmp_path / "toolkit" / "data" / "slue-voxpopuli"
+    populi = home / "toolkit" / "data" / "slue-voxpopuli"
     (populi / "fine-tune").mkdir(parents=True)
     samples = np.random.default_rng(0).normal(0, 0.1, 32_000)
     soundfile.write(populi / "fine-tune" / f"{SPEECH}.ogg", samples, 16_000)
     (populi / "slue-voxpopuli_fine-tune.tsv").write_text(POPULI + KNOWN)
-    return tmp_path / "toolkit"
+    return home / "toolkit"
 
 
 def populi(root: Path) -> Path:
     return root / "data" / "slue-voxpopuli" / "slue-voxpopuli_fine-tune.tsv"
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "slue", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "slue")
 
 
 def entities(root: Path, out: Path, cell: str, *options: str) -> tuple[Entity, ...]:
@@ -125,17 +123,6 @@ def test_what_cannot_be_used_is_counted(
     assert "  dropped 1: a segment beyond the end of its audio\n" in out
 
 
-def test_a_second_run_does_nothing(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(root, tmp_path)
-    capsys.readouterr()
-    assert prepare(root, tmp_path) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("SLUE phase 1: VoxCeleb CC BY 4.0, VoxPopuli CC0, https://github.com")
-    assert [line.endswith("(there since an earlier run)") for line in said[1:]] == [True, True]
-
-
 @pytest.mark.parametrize("cell", ["LAW", "[['LAW', 86]]", "[['LAW', 86"])
 def test_a_line_with_other_entities_is_named(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cell: str
@@ -154,10 +141,3 @@ def test_a_line_without_seconds_is_named(
     table.write_text(CELEB + answer("a", "Positive", start="soon"))
     assert prepare(root, tmp_path, "--splits", "voxceleb-dev") == 2
     assert f"{table}:2: expected seconds, found: could not" in capsys.readouterr().err
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path, tmp_path / "out") == 2
-    assert "expected slue-voxceleb/slue-voxceleb_<split>.tsv or" in capsys.readouterr().err

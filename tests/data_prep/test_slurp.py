@@ -1,15 +1,15 @@
 """`blsp prep slurp` on the corpus's repository with a few of its lines."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import Entity, find_root, read_manifest
 from blsp.validation import validate
-from tests.data_prep.conftest import write_audio
+from tests.data_prep.conftest import run_prep, write_audio
 
 REMINDER = (
     '{"slurp_id": 9054, "sentence": "event reminder mona tuesday", "sentence_annotation": "event '
@@ -45,10 +45,9 @@ def write_split(corpus: Path, split: str, *lines: str) -> Path:
     return path
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """The folder that the repository was cloned to, with the audio that its script fetches."""
-    corpus = tmp_path / "corpora" / "slurp"
+    corpus = home / "corpora" / "slurp"
     for name in ("audio-1497872916-headset", "audio-1497872916", "audio--1504194195-headset"):
         write_audio(corpus / "audio" / "slurp_real" / f"{name}.flac", seconds=1.5)
     write_audio(corpus / "audio" / "slurp_synth" / "synth-1.flac", seconds=0.5)
@@ -60,11 +59,10 @@ def root(tmp_path: Path) -> Path:
     )
     metadata = corpus / "dataset" / "slurp" / "metadata.json"
     metadata.write_text(json.dumps({"9054": {"nlub_id": 5027, "recordings": files}}))
-    return tmp_path / "corpora"
+    return home / "corpora"
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "slurp", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "slurp")
 
 
 def test_every_recording_is_a_row_with_intent_entities_and_quality(
@@ -151,17 +149,6 @@ def test_what_cannot_be_used_is_counted(
     assert "  dropped 1: a sentence without recordings\n" in out
 
 
-def test_a_second_run_does_nothing(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(root, tmp_path)
-    capsys.readouterr()
-    assert prepare(root, tmp_path) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("SLURP: text CC BY 4.0, audio CC BY-NC 4.0")
-    assert [line.endswith("(there since an earlier run)") for line in said[1:]] == [True, True]
-
-
 @pytest.mark.parametrize(
     "line", ["{}", "[1]", '{"cut": ', sentence("a", "b", entities=[{"type": "date", "span": [7]}])]
 )
@@ -182,10 +169,3 @@ def test_broken_metadata_are_named(
     path.write_text("[]")
     assert prepare(root, tmp_path) == 2
     assert f"{path}: expected sentences with recordings and their usrid" in capsys.readouterr().err
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path, tmp_path / "out") == 2
-    assert "expected slurp/dataset/slurp/<split>.jsonl below it" in capsys.readouterr().err

@@ -1,15 +1,15 @@
 """`blsp prep snips` on a set of lights and one of a loudspeaker."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import Entity, find_root, read_manifest
 from blsp.validation import validate
-from tests.data_prep.conftest import write_audio
+from tests.data_prep.conftest import run_prep, write_audio
 
 LIGHTS, SPEAKER = "smart-lights-en-close-field", "smart-speaker-en-close-field"
 BRIGHTNESS = [
@@ -31,10 +31,9 @@ def write(path: Path, content: Any) -> None:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """The folder in which the archive was unpacked, with two sets."""
-    corpus = tmp_path / "corpora" / "snips_slu_data_v1.0"
+    corpus = home / "corpora" / "snips_slu_data_v1.0"
     lights, speaker = corpus / LIGHTS, corpus / SPEAKER
     write(lights / "config.json", {"dataset": "dataset.json", "speech_corpus": "speech_corpus"})
     write(
@@ -52,11 +51,10 @@ def root(tmp_path: Path) -> Path:
     listed = {"text": "play some music by Abba", "path_file": "audio/12.wav"}
     write(speaker / "metadata.json", [listed, listed | {"path_file": "audio/13.wav"}])
     write_audio(speaker / "audio" / "12.wav")
-    return tmp_path / "corpora"
+    return home / "corpora"
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "snips", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "snips")
 
 
 def test_a_set_of_lights_becomes_a_manifest(root: Path, tmp_path: Path) -> None:
@@ -104,17 +102,6 @@ def test_what_cannot_be_used_is_counted(
     assert "  dropped 1: no audio file\n" in out
 
 
-def test_a_second_run_does_nothing(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(root, tmp_path)
-    capsys.readouterr()
-    assert prepare(root, tmp_path) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("SNIPS SLU: academic research only, by request, https://github.com/")
-    assert [line.endswith("(there since an earlier run)") for line in said[1:]] == [True, True]
-
-
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
@@ -137,10 +124,3 @@ def test_a_file_of_another_form_is_named(
     error = capsys.readouterr().err
     assert f"{path}: {message}" in error
     assert error.count("\n") == 1
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path, tmp_path / "out") == 2
-    assert "expected snips_slu_data_v1.0/smart-*/ with dataset.json" in capsys.readouterr().err

@@ -1,15 +1,16 @@
 """`blsp prep spoken_squad` on a topic of four paragraphs."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import find_root, read_manifest
 from blsp.validation import validate
+from tests.data_prep.conftest import run_prep
 
 CONTEXT = "super bowl fifty was an american football game"
 QUESTION = {
@@ -25,10 +26,9 @@ def corpus_of(*questions: dict) -> dict:
     return {"version": "1.1", "data": [{"title": "Super_Bowl_50", "paragraphs": paragraphs}]}
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """The repository and the test's audio: sentences at 24 kHz, the first paragraph's whole."""
-    root = tmp_path / "Spoken-SQuAD"
+    root = home / "Spoken-SQuAD"
     wavs = root / "Spoken-SQuAD_audio" / "dev_wav"
     wavs.mkdir(parents=True)
     for i, name in enumerate(("0_0_0", "0_0_1", "0_1_1", "0_3_0")):
@@ -40,8 +40,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "spoken_squad", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "spoken_squad")
 
 
 def test_a_question_is_a_row_with_its_answers_and_the_whole_paragraph(
@@ -96,16 +95,9 @@ def test_what_cannot_be_used_is_counted(
     assert "  dropped 1: a paragraph with audio that cannot be read\n" in out
 
 
-def test_a_second_run_does_nothing_and_paragraphs_are_joined_once(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_paragraphs_are_joined_once(root: Path, tmp_path: Path) -> None:
     prepare(root, tmp_path)
     joined = (tmp_path / "audio" / "test" / "0_0.flac").stat()
-    capsys.readouterr()
-    assert prepare(root, tmp_path) == 0
-    notice, said = capsys.readouterr().out.splitlines()
-    assert notice.startswith("Spoken-SQuAD: no licence is stated")
-    assert said.endswith("(there since an earlier run)")
     (tmp_path / "test.jsonl").unlink()
     prepare(root, tmp_path)
     again = (tmp_path / "audio" / "test" / "0_0.flac").stat()
@@ -135,10 +127,3 @@ def test_a_file_of_another_form_is_named(
     error = capsys.readouterr().err
     assert f"{path}: {message}" in error
     assert error.count("\n") == 1
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path, tmp_path / "out") == 2
-    assert "expected spoken_<split>-v1.1.json below it" in capsys.readouterr().err

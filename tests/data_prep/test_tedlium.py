@@ -1,15 +1,16 @@
 """`blsp prep tedlium` on STM files and long NIST SPHERE recordings."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import read_manifest, read_meta
 from blsp.validation import validate
 from data_prep.tedlium import clean
+from tests.data_prep.conftest import run_prep
 
 TALK = "911Mothers_2010W"
 LINES = (
@@ -34,20 +35,18 @@ def add_talk(folder: Path, name: str, lines: str) -> None:
     soundfile.write(path, samples, 16_000, format="NIST", subtype="PCM_16")
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """The folder in which release 3 was unpacked."""
-    release = tmp_path / "TEDLIUM_release-3"
+    release = home / "TEDLIUM_release-3"
     add_talk(release / "data", TALK, LINES)
     add_talk(
         release / "legacy" / "test", "Talk_2009", f"Talk_2009 1 Speaker 0 3 <NA> yes {'a ' * 3}"
     )
     (release / "data" / "stm" / f"._{TALK}.stm").write_bytes(b"macOS")
-    return tmp_path
+    return home
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "tedlium", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "tedlium")
 
 
 def test_a_segment_of_a_talk_becomes_a_row(corpus: Path, tmp_path: Path) -> None:
@@ -99,24 +98,3 @@ def test_the_folders_of_release_2_are_found(tmp_path: Path) -> None:
     add_talk(tmp_path / "TEDLIUM_release2" / "dev", "Talk_2009", line)
     assert prepare(tmp_path / "TEDLIUM_release2", tmp_path / "out") == 0
     assert next(read_manifest(tmp_path / "out" / "dev.jsonl")).audio == "dev/sph/Talk_2009.sph"
-
-
-def test_a_finished_split_is_not_done_again(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(corpus, tmp_path / "out", "--splits", "test")
-    first = (tmp_path / "out" / "test.jsonl").stat()
-    assert prepare(corpus, tmp_path / "out", "--splits", "test") == 0
-    assert capsys.readouterr().out.endswith("(there since an earlier run)\n")
-    again = (tmp_path / "out" / "test.jsonl").stat()
-    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path / "nowhere", tmp_path) == 2
-    assert (
-        "expected data/stm/*.stm and legacy/{dev,test}/stm/*.stm, each beside sph/"
-        in capsys.readouterr().err
-    )

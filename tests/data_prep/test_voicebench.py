@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import soundfile
 
 from blsp.cli import main as run_blsp
 from blsp.validation import validate
+from tests.data_prep.conftest import run_prep
 
 AUDIO = {"sampling_rate": 16000, "_type": "Audio"}
 SHARED = {"duration": 0.5, "language": "en", "license": "Apache-2.0", "source": "VoiceBench"}
@@ -33,9 +35,8 @@ def write_subset(path: Path, *rows: dict[str, Any]) -> None:
     pq.write_table(table.replace_schema_metadata({"huggingface": info}), path)
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    root = tmp_path / "voicebench"
+def build(home: Path) -> Path:
+    root = home / "voicebench"
     write_subset(root / "commoneval" / "test-00000-of-00001.parquet", {"prompt": "Why?"})
     for accent in ("usa", "ind_n"):
         rows = [{"prompt": "Who?", "reference": "he"}, {"prompt": "When?", "reference": "now"}]
@@ -54,17 +55,16 @@ def copy(tmp_path: Path) -> Path:
     return root
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "voicebench", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "voicebench")
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_every_subset_becomes_a_manifest_and_every_accent(copy: Path, tmp_path: Path) -> None:
+def test_every_subset_becomes_a_manifest_and_every_accent(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert prepare(copy, out) == 0
+    assert prepare(corpus, out) == 0
     assert sorted(path.stem for path in out.glob("*.jsonl")) == [
         "bbh",
         "commoneval",
@@ -88,8 +88,8 @@ def test_every_subset_becomes_a_manifest_and_every_accent(copy: Path, tmp_path: 
     assert run_blsp(["data", "validate", "--decode", str(out / "bbh.jsonl")]) == 0
 
 
-def test_what_a_scorer_needs_is_kept(copy: Path, tmp_path: Path) -> None:
-    prepare(copy, tmp_path, "--subsets", "mmsu", "ifeval", "bbh")
+def test_what_a_scorer_needs_is_kept(corpus: Path, tmp_path: Path) -> None:
+    prepare(corpus, tmp_path, "--subsets", "mmsu", "ifeval", "bbh")
     assert rows_of(tmp_path / "mmsu-law.jsonl") == [
         SHARED
         | {
@@ -110,24 +110,14 @@ def test_what_a_scorer_needs_is_kept(copy: Path, tmp_path: Path) -> None:
     assert [row["id"] for row in rows_of(tmp_path / "bbh.jsonl")] == ["navigate_4"]
 
 
-def test_what_is_said_names_the_licence_and_a_second_run_does_nothing(
-    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    notice = "VoiceBench: Apache-2.0, https://huggingface.co/datasets/hlt-lab/voicebench"
-    line = f"{tmp_path}/commoneval.jsonl: 1 utterances, 0.00 h"
-    for more in ("", " (there since an earlier run)"):
-        assert prepare(copy, tmp_path, "--subsets", "commoneval") == 0
-        assert capsys.readouterr().out.splitlines() == [notice, line + more]
-
-
 def test_from_the_hub_a_subset_is_a_configuration(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load, asked = datasets.load_dataset_builder, []
 
     def answer(path: str, name: str, **more: Any) -> Any:
         asked.append((path, name, more["revision"]))
-        files = sorted(str(file) for file in (copy / name).iterdir())
+        files = sorted(str(file) for file in (corpus / name).iterdir())
         return load("parquet", data_files={"test": files}, cache_dir=str(tmp_path / "cache"))
 
     monkeypatch.setattr(datasets, "load_dataset_builder", answer)
@@ -148,13 +138,13 @@ def test_from_the_hub_a_subset_is_a_configuration(
     ],
 )
 def test_what_a_user_can_get_wrong_is_one_line(
-    copy: Path,
+    corpus: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     message: str,
 ) -> None:
-    assert prepare(copy, tmp_path, *options) == 2
+    assert prepare(corpus, tmp_path, *options) == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1

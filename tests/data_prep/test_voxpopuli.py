@@ -1,14 +1,15 @@
 """`blsp prep voxpopuli` on its own manifests with OGG Vorbis files."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import read_manifest, read_meta
 from blsp.validation import validate
+from tests.data_prep.conftest import run_prep
 
 NAME = "20131007-0900-PLENARY-19-en_20131007-21:26:04_7"
 HEADER = "id\traw_text\tnormalized_text\tspeaker_id\tsplit\tgender\tis_gold_transcript\taccent\n"
@@ -30,15 +31,13 @@ def add_language(root: Path, name: str) -> None:
     soundfile.write(path, tone, 16_000, format="OGG", subtype="VORBIS")
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def build(home: Path) -> Path:
     """One language."""
-    add_language(tmp_path / "voxpopuli", "en")
-    return tmp_path / "voxpopuli"
+    add_language(home / "voxpopuli", "en")
+    return home / "voxpopuli"
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "voxpopuli", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "voxpopuli")
 
 
 def test_a_recording_becomes_a_row(corpus: Path, tmp_path: Path) -> None:
@@ -73,21 +72,3 @@ def test_one_of_two_languages_must_be_named(
     add_language(corpus, "de")
     assert prepare(corpus, tmp_path / "out") == 2
     assert "--language: expected one of the 2 in" in capsys.readouterr().err
-
-
-def test_a_finished_split_is_not_done_again(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(corpus, tmp_path / "out", "--splits", "test")
-    first = (tmp_path / "out" / "test.jsonl").stat()
-    assert prepare(corpus, tmp_path / "out", "--splits", "test") == 0
-    assert capsys.readouterr().out.endswith("(there since an earlier run)\n")
-    again = (tmp_path / "out" / "test.jsonl").stat()
-    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-
-
-def test_a_folder_without_the_corpus_says_what_was_expected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(tmp_path / "nowhere", tmp_path) == 2
-    assert "expected transcribed_data/<language>/asr_test.tsv" in capsys.readouterr().err

@@ -1,17 +1,15 @@
 """`blsp prep wenetspeech` on the list of the corpus and long Opus files."""
 
-import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 
-from blsp.cli import main as run_blsp
 from blsp.manifest import read_manifest, read_meta
 from blsp.validation import validate
+from tests.data_prep.conftest import encode, run_prep
 
 AID = "Y0000000000_--5llN02F84"
 LONG = f"audio/train/youtube/B00000/{AID}.opus"
@@ -28,19 +26,9 @@ def segment(number: int, begin: float, text: str, *subsets: str) -> dict[str, An
     }
 
 
-@pytest.fixture(scope="module")
-def opus() -> bytes:
-    """A recording of 11 seconds."""
-    file = io.BytesIO()
-    samples = np.tile(np.sin(np.arange(16_000) / 9) / 2, 11)
-    soundfile.write(file, samples, 16_000, format="OGG", subtype="OPUS")
-    return file.getvalue()
-
-
-@pytest.fixture
-def corpus(tmp_path: Path, opus: bytes) -> Path:
+def build(home: Path) -> Path:
     """The list and one of its two long files."""
-    root = tmp_path / "WenetSpeech"
+    root = home / "WenetSpeech"
     recording = {
         "aid": AID,
         "duration": 2494.57,
@@ -61,12 +49,11 @@ def corpus(tmp_path: Path, opus: bytes) -> Path:
     (root / LONG).parent.mkdir(parents=True)
     text = json.dumps({"audios": [recording, absent]}, ensure_ascii=False)
     (root / "WenetSpeech.json").write_text(text, encoding="utf-8-sig")
-    (root / LONG).write_bytes(opus)
+    (root / LONG).write_bytes(encode("OPUS", 11))
     return root
 
 
-def prepare(root: Path, out: Path, *options: str) -> int:
-    return run_blsp(["prep", "wenetspeech", str(root), "--out", str(out), *options])
+prepare = partial(run_prep, "wenetspeech")
 
 
 def test_a_segment_becomes_a_row(corpus: Path, tmp_path: Path) -> None:
@@ -101,33 +88,3 @@ def test_without_names_the_largest_subset_comes_first_and_a_test_without_audio_s
     assert prepare(corpus, tmp_path / "out") == 2
     assert [path.name for path in (tmp_path / "out").glob("*.jsonl")] == ["L.jsonl"]
     assert "TEST_NET.jsonl: expected at least one recording" in capsys.readouterr().err
-
-
-def test_a_finished_subset_is_not_done_again(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(corpus, tmp_path / "out", "--splits", "M")
-    first = (tmp_path / "out" / "M.jsonl").stat()
-    assert prepare(corpus, tmp_path / "out", "--splits", "M") == 0
-    assert capsys.readouterr().out.endswith("(there since an earlier run)\n")
-    again = (tmp_path / "out" / "M.jsonl").stat()
-    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--splits", "TEST_NETT"], "found 'TEST_NETT'; did you mean 'TEST_NET'?"),
-        ([], "expected WenetSpeech.json beside audio/ below it, found none"),
-    ],
-)
-def test_what_a_user_can_get_wrong_is_one_line(
-    corpus: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    options: list[str],
-    message: str,
-) -> None:
-    root = corpus if options else tmp_path / "nowhere"
-    assert prepare(root, tmp_path / "out", *options) == 2
-    assert message in capsys.readouterr().err
