@@ -243,6 +243,59 @@ def test_every_command_of_the_checks_works(folder: Path) -> None:
     run(commands(FOLDER / "when-it-does-not-learn.md"))
 
 
+def save_tiny_checkpoint(folder: Path) -> None:
+    """`runs/first/checkpoint`, untrained, on the shipped tiny models."""
+    model, processor = compose(llm="path/to/llm", encoder="openai/whisper-small")
+    save_checkpoint(model, processor, folder / "runs" / "first" / "checkpoint")
+
+
+def test_every_command_about_scores_works(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tiny_checkpoint(folder)
+    rows = []
+    for at, text in enumerate(("turn on the light", "play some music", "call ada")):
+        write_audio(folder / "data" / f"{at}.wav", seconds=0.5 + at / 10)
+        about = {"text": text, "intent": text.split()[0], "speaker": "ab"[at % 2]}
+        audio = {"audio": f"{at}.wav", "duration": 0.5 + at / 10}
+        rows.append(Utterance(id=f"u{at}", language="en", **audio, **about))
+    write_rows(folder / "data" / "test.jsonl", rows, Meta(command="test"))
+    write_conversations(folder / "data" / "spoken")
+    (folder / "data" / "dev.jsonl").symlink_to(folder / "data" / "spoken" / "conversations.jsonl")
+    for path in (folder / "data" / "spoken").glob("*.wav"):
+        (folder / "data" / path.name).symlink_to(path)
+    answers = [{"id": one.id, "prediction": one.text} for one in rows]
+    Path("theirs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    lines = commands(FOLDER / "evaluate.md")
+    few = "--max-new-tokens 8"
+    run([f"{line} {few}" if "bench" in line and "meters" not in line else line for line in lines])
+    told = capsys.readouterr().out
+    assert "own transcript found" in told and "first token, s" in told
+    assert (folder / "runs" / "eval" / "both" / "report.html").is_file()
+
+
+def test_every_command_about_known_numbers_works(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But for those about Ultravox and VoiceBench, which need the hub."""
+    save_tiny_checkpoint(folder)
+    build_librispeech(folder, ["test-clean"])
+    gold = folder / "slurp" / "dataset" / "slurp" / "test.jsonl"
+    found = (
+        folder / "slurp" / "experiments" / "predictions" / "multi_slurp_hermit_predictions.jsonl"
+    )
+    frame = {"scenario": "alarm", "action": "set"}
+    sentence = {"tokens": [{"surface": "eight"}], "recordings": [{"file": "a.flac"}]}
+    sentence["entities"] = [{"type": "time", "span": [0]}]
+    prediction = {"file": "a.flac", "entities": [{"type": "time", "filler": "eight"}]}
+    for path, row in ((gold, sentence), (found, prediction)):
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(frame | row) + "\n")
+    lines = commands(FOLDER / "reproduce.md")
+    run([line for line in lines if "ultravox" not in line and "voicebench" not in line])
+    told = capsys.readouterr().out
+    assert "1 recordings, 0 not predicted" in told
+    assert re.search(r"^transcript +test-clean +wer +whisper ", told, re.M)
+
+
 def test_every_command_about_lora_and_few_bits_works(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
