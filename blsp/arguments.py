@@ -9,6 +9,7 @@ import json
 import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from blsp.errors import InputError
 from blsp.generation import GenerationConfig, build_renderer
 from blsp.hardware import choose_cpu_dtype, find_ranks
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, LlmOptions, load_checkpoint
+from blsp.model.foundations import quantization_options
 from blsp.rendering import Renderer
 
 
@@ -90,15 +92,48 @@ def add_checkpoint_options(parser: ArgumentParser, *, required: bool = True) -> 
     add_base_options(parser)
 
 
+def add_bits_option(parser: ArgumentParser) -> None:
+    """Add in how many bits the language model of a checkpoint is held."""
+    parser.add_argument(
+        "--bits",
+        type=int,
+        choices=(4, 8, 16),
+        help="hold the language model's weights in so many (default: as the adapter was trained)",
+    )
+
+
+def choose_bits(options: LlmOptions, bits: int | None, device: torch.device) -> LlmOptions:
+    """Return options that hold a language model in so many bits; None leaves what they say."""
+    if bits is None:
+        return options
+    if bits == 16:
+        return replace(options, quantization_config=False)
+    dtype: Any = torch.bfloat16 if options.dtype == "auto" else options.dtype
+    return replace(
+        options, quantization_config=quantization_options(bits, dtype), device_map={"": device}
+    )
+
+
 def load_on_device(
-    checkpoint: str | Path, *, llm: str | None = None, encoder: str | None = None
+    checkpoint: str | Path,
+    *,
+    llm: str | None = None,
+    encoder: str | None = None,
+    bits: int | None = None,
 ) -> tuple[BlspForConditionalGeneration, BlspProcessor]:
     """Load a checkpoint where `choose_device` says, ready to answer.
+
+    Args:
+        checkpoint: folder or hub id.
+        llm: where the language model is, if not where the checkpoint says.
+        encoder: the same for the encoder.
+        bits: 16, 8 or 4, in which the language model is held; None is as the adapter was trained.
 
     Raises:
         InputError: see `load_checkpoint`.
     """
     device, options = choose_device()
+    options = choose_bits(options, bits, device)
     model, processor = load_checkpoint(checkpoint, llm=llm, encoder=encoder, options=options)
     torch.nn.Module.to(model, device)  # the library's own refuses a 4-bit model
     return model.eval(), processor
@@ -113,5 +148,7 @@ def open_checkpoint(
             f"{options.checkpoint}: expected a checkpoint folder, found none; blsp quickstart or "
             "blsp train writes one"
         )
-    model, processor = load_on_device(options.checkpoint, llm=options.llm, encoder=options.encoder)
+    model, processor = load_on_device(
+        options.checkpoint, llm=options.llm, encoder=options.encoder, bits=options.bits
+    )
     return model, processor, build_renderer(model, processor)

@@ -6,18 +6,16 @@ and their names enter, `Answer`s leave.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
-from blsp.arguments import choose_device
+from blsp.arguments import choose_bits, choose_device
 from blsp.checkpoint import fingerprint_folder
 from blsp.drawing import derive_seed
 from blsp.endpoint import Endpoint, read_address
 from blsp.generation import Answer, GenerationConfig, answer_texts
-from blsp.model.foundations import Base, find_cached, load_llm, quantization_options
+from blsp.model.foundations import Base, find_cached, load_llm
 from blsp.model.loading import load_tokenizer
 from blsp.rendering import Renderer
 
@@ -61,10 +59,7 @@ def load_author(
         bits: 16, or 8 or 4 for a language model that is quantised while it is loaded.
     """
     device, options = choose_device()
-    if bits < 16:
-        dtype = torch.bfloat16 if options.dtype == "auto" else options.dtype
-        quantization = quantization_options(bits, dtype)  # type: ignore[arg-type]
-        options = replace(options, quantization_config=quantization, device_map={"": device})
+    options = choose_bits(options, bits, device)
     model, base = load_llm(llm, revision=revision, options=options)
     if bits == 16:  # the library refuses to move what it has quantised in place
         model.to(device)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from blsp.arguments import add_checkpoint_options
+from blsp.arguments import add_bits_option, add_checkpoint_options
 from blsp.benchmark import MODEL_FREE, Benchmark, TestSet, load_test_set, run
 from blsp.cards import build_markdown, write_cards
 from blsp.comparison import compare_runs
@@ -52,6 +52,7 @@ def build_parser(
         prog=f"blsp bench {name}", description=description.partition("\n")[0], allow_abbrev=False
     )
     add_checkpoint_options(parser, required=False)
+    add_bits_option(parser)
     parser.add_argument(
         "--manifest",
         action="append",
@@ -285,6 +286,7 @@ def _load(options: argparse.Namespace, config: GenerationConfig, out: Path) -> M
         llm=options.llm,
         encoder=options.encoder,
         whisper=options.whisper,
+        bits=options.bits,
     )
 
 

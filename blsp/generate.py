@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from blsp.arguments import (
+    add_bits_option,
     add_checkpoint_options,
     add_generation_options,
     join_command,
@@ -233,6 +234,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         prog="blsp generate", description="Answer recordings with a checkpoint."
     )
     add_checkpoint_options(parser)
+    add_bits_option(parser)
     parser.add_argument("sources", nargs="+", type=Path, help="a manifest (.jsonl), or sound files")
     parser.add_argument(
         "--instruction",

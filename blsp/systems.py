@@ -70,6 +70,7 @@ def load_models(
     llm: str | None = None,
     encoder: str | None = None,
     whisper: str | None = None,
+    bits: int | None = None,
 ) -> Models:
     """Load a checkpoint and the Whisper of its cascade.
 
@@ -79,19 +80,20 @@ def load_models(
         llm: where the language model is now, if not where the checkpoint says.
         encoder: the same for the encoder.
         whisper: folder or hub id of the cascade's Whisper; by default the encoder's own.
+        bits: 16, 8 or 4, in which the language model is held; None is as the adapter was trained.
 
     Raises:
         InputError: what cannot be loaded, or no Whisper to be found.
     """
     folder = locate_checkpoint(checkpoint)
-    model, processor = load_on_device(folder, llm=llm, encoder=encoder)
+    model, processor = load_on_device(folder, llm=llm, encoder=encoder, bits=bits)
     delta = hashlib.sha256((folder / DELTA).read_bytes()).hexdigest()[:16]
     return build_models(
         model,
         processor,
         config,
         whisper=find_whisper(model, whisper),
-        name={"checkpoint": str(checkpoint), "delta_sha256": delta},
+        name={"checkpoint": str(checkpoint), "delta_sha256": delta, "bits": bits},
     )
 
 

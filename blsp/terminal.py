@@ -15,6 +15,7 @@ import numpy as np
 from transformers.utils import logging
 
 from blsp.arguments import (
+    add_bits_option,
     add_checkpoint_options,
     add_generation_options,
     open_checkpoint,
@@ -213,6 +214,7 @@ def main(argv: Sequence[str]) -> int:
         prog="blsp chat", description="Talk with a checkpoint in the terminal."
     )
     add_checkpoint_options(parser)
+    add_bits_option(parser)
     parser.add_argument("--system", help="a system prompt")
     add_generation_options(parser)
     options = parser.parse_args(argv)

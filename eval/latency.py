@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from blsp.arguments import add_checkpoint_options, load_on_device
+from blsp.arguments import add_bits_option, add_checkpoint_options, load_on_device
 from blsp.audio import SAMPLING_RATE, load_audio
 from blsp.errors import InputError
 from blsp.evaluate import write_command
@@ -107,7 +107,9 @@ def summarise(timings: Sequence[Timing]) -> dict[str, dict[str, float]]:
 
 def build_systems(options: argparse.Namespace) -> dict[str, AnswerAloud]:
     """Load the checkpoint and the cascade's Whisper; return both as functions of a recording."""
-    model, processor = load_on_device(options.checkpoint, llm=options.llm, encoder=options.encoder)
+    model, processor = load_on_device(
+        options.checkpoint, llm=options.llm, encoder=options.encoder, bits=options.bits
+    )
     renderer = build_renderer(model, processor)
     tower = model.model.audio_tower
     whisper, ears = load_whisper(find_whisper(model, options.whisper), dtype=tower.dtype)
@@ -208,6 +210,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add_checkpoint_options(parser)
+    add_bits_option(parser)
     parser.add_argument("--manifest", type=Path, required=True, help="recordings to answer")
     parser.add_argument("--limit", type=int, default=50, help="first so many (default 50)")
     parser.add_argument(

@@ -226,3 +226,15 @@ def test_levels_of_noise_are_conditions(checkpoint: Path, manifest: Path, tmp_pa
     bound = [row["value"] for row in results["rows"] if row["system"] == "text bound"]
     assert len(set(bound[::2])) == 1  # who reads is not disturbed
     assert main([*call[:-2], "--snr", "loud", "--out", str(out)]) == 2
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_the_language_model_may_be_held_in_fewer_bits_than_it_was_trained_with(
+    bits: int, checkpoint: Path, manifest: Path, tmp_path: Path
+) -> None:
+    call = ["bench", "asr", str(checkpoint), "--manifest", str(manifest), *FEW]
+    call += ["--systems", "speech,text bound", "--out", str(tmp_path / "out")]
+    assert main([*call, "--bits", str(bits)]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["models"]["bits"] == bits
+    assert main(call) == 2  # another run: as it was trained
