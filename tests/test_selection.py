@@ -148,7 +148,7 @@ def test_a_file_of_another_command_stays(
     assert run(capsys, *words, "en")[0] == 0
     assert run(capsys, *words, "en")[0] == 0
     code, told = run(capsys, *words, "de")
-    assert code == 2 and "expected no file yet, or that of the same command" in told
+    assert code == 2 and "expected no file yet, or that of `" in told
     assert [row.id for row in read_manifest(tmp_path / "f.jsonl")] == ["short", "long"]
 
 
