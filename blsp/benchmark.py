@@ -458,10 +458,6 @@ class _Asking:
             )
         )
 
-    def load(self, utterance: Utterance) -> Audio:
-        """Samples of an utterance."""
-        return self.test_set.load(utterance)
-
 
 def _load(utterance: Utterance, root: Path) -> Audio:
     return load_audio(
@@ -508,7 +504,7 @@ def _ask_server(asking: _Asking, server: Server) -> None:
     def ask(number: int) -> list[Answer]:
         task, utterance, _ = questions[number]
         chat = build_messages(task.prompt_for(utterance.id), utterance, "")
-        return [server.hear(chat, asking.load(utterance))]
+        return [server.hear(chat, asking.test_set.load(utterance))]
 
     def keep(number: int, answers: list[Answer]) -> None:
         nonlocal done
@@ -552,7 +548,7 @@ def _hear(
 ) -> list[Answer]:
     """Answers to recordings; ``heard``: id -> whose recording is given instead of its own."""
     given = {one.id: heard.get(one.id, one) for _, one, _ in questions}
-    audio = {identity: asking.load(one) for identity, one in given.items()}
+    audio = {identity: asking.test_set.load(one) for identity, one in given.items()}
     chats = [build_messages(task.ask(one), given[one.id], "") for task, one, _ in questions]
     return asking.models.hear(chats, [audio[one.id] for _, one, _ in questions])
 
@@ -589,7 +585,7 @@ def _transcribe(asking: _Asking) -> dict[str, str]:
         spoken.sort(key=lambda one: (near[one.id], one.duration, one.id))
         for start in range(0, len(spoken), _AT_ONCE):
             chunk = spoken[start : start + _AT_ONCE]
-            texts = asking.models.transcribe([asking.load(one) for one in chunk], language)
+            texts = asking.models.transcribe([asking.test_set.load(one) for one in chunk], language)
             _write_texts(asking, WHISPER, [(task, one, one.text or "") for one in chunk], texts)
             label = f"{WHISPER}, {asking.test_set.condition}"
             asking.on_progress(label, start + len(chunk), len(spoken))

@@ -35,6 +35,7 @@ from blsp.manifest import (
     Message,
     Meta,
     TextPart,
+    Utterance,
     read_manifest,
     relative_root,
     to_row,
@@ -110,21 +111,13 @@ def continue_manifest(
             f"{manifest}: expected utterances with a text, found none among {len(utterances)}; "
             "add transcripts"
         )
-    share, shares = config.share
-    seed = config.generation.seed
-    requests, left_out = draw_requests(
-        spoken[share - 1 :: shares], behaviours, per_utterance=config.per_utterance, seed=seed
-    )
+    requests, left_out = _draw_all(spoken, behaviours, config)
     if left_out and not requests:
         raise InputError(
             f"{manifest}: expected utterances that the behaviours can ask about, found none: "
             f"{_join_counts(left_out)}; add `emotion` or a hint for each that there is, or choose "
             "other behaviours"
         )
-    requests = [
-        replace(request, context=draw_context(config.contexts, request.id, seed=seed))
-        for request in requests
-    ]
     meta = Meta(
         command=command,
         root=relative_root(manifest, out),
@@ -136,11 +129,25 @@ def continue_manifest(
         template=author.renderer.template_fingerprint(),
         template_variables=author.renderer.template_variables,
         prompt=json.dumps(asdict(behaviours)["behaviours"], ensure_ascii=False),
-        seed=seed,
+        seed=config.generation.seed,
     )
     counts = write_continuations(author, requests, out, config=config, meta=meta)
     silent = len(utterances) - len(spoken)
     return None if counts is None else counts + left_out + Counter({"without text": silent})
+
+
+def _draw_all(
+    spoken: Sequence[Utterance], behaviours: Behaviours, config: ContinuationConfig
+) -> tuple[list[Request], Counter[str]]:
+    """What is asked of this share of the utterances, with contexts; and who cannot be asked."""
+    share, shares = config.share
+    seed = config.generation.seed
+    requests, left_out = draw_requests(
+        spoken[share - 1 :: shares], behaviours, per_utterance=config.per_utterance, seed=seed
+    )
+    contexts = (draw_context(config.contexts, request.id, seed=seed) for request in requests)
+    drawn = zip(requests, contexts, strict=True)
+    return [replace(request, context=context) for request, context in drawn], left_out
 
 
 def write_continuations(

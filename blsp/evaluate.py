@@ -79,6 +79,19 @@ def build_parser(
         metavar="FIELD",
         help="slice scores by a key of the manifest (speaker, accent, ...) or by duration",
     )
+    _add_noise_options(parser)
+    parser.add_argument("--limit", type=int, help="first so many utterances of each manifest")
+    parser.add_argument("--held-out", action="store_true", help="mark as unlike all training data")
+    parser.add_argument("--batch-size", type=int, default=32, help="answers at once (default 32)")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="(default 128)")
+    parser.add_argument(
+        "--whisper",
+        help="the cascade's, whose spellings English is scored with (default: the encoder's own)",
+    )
+    return parser
+
+
+def _add_noise_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--snr",
         default="",
@@ -92,15 +105,6 @@ def build_parser(
         default=BABBLE,
         help=f"for --snr (default {BABBLE}: other recordings of the set at once)",
     )
-    parser.add_argument("--limit", type=int, help="first so many utterances of each manifest")
-    parser.add_argument("--held-out", action="store_true", help="mark as unlike all training data")
-    parser.add_argument("--batch-size", type=int, default=32, help="answers at once (default 32)")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="(default 128)")
-    parser.add_argument(
-        "--whisper",
-        help="the cascade's, whose spellings English is scored with (default: the encoder's own)",
-    )
-    return parser
 
 
 class _Parser(argparse.ArgumentParser):

@@ -471,7 +471,6 @@ class Transcript:
     """`length`: it was cut at `max_new_tokens`."""
 
 
-@torch.no_grad()
 def transcribe(
     whisper: WhisperForConditionalGeneration,
     processor: WhisperProcessor,
@@ -491,15 +490,21 @@ def transcribe(
         audio_padding: as the speech model that it is compared with.
         language: of the speech, for a multilingual Whisper.
     """
-    scribe = _Scribe(whisper, processor, config, audio_padding, language)
-    size = scribe.window_samples
+    size = count_window_samples(whisper, processor)
     windows = [
         (clip, audio[start : start + size])
         for clip, audio in enumerate(audios)
         for start in range(0, len(audio), size)
     ]
+    transcripts = transcribe_windows(
+        whisper,
+        processor,
+        [audio for _, audio in windows],
+        config=config,
+        audio_padding=audio_padding,
+        language=language,
+    )
     heard: list[list[str]] = [[] for _ in audios]
-    transcripts = scribe.transcribe_all([audio for _, audio in windows])
     for (clip, _), transcript in zip(windows, transcripts, strict=True):
         heard[clip].append(transcript.text)
     return [" ".join(filter(None, pieces)) for pieces in heard]

@@ -1,8 +1,8 @@
 """Noise laid over recordings, so that scores can be followed while it grows.
 
 Coloured noise, mains hum, crackle, and babble: other recordings of the same set speaking at once,
-which hides speech best since it is like it. Which noise a recording gets depends on a seed and its
-name alone, so that every system, and every level of noise, hears the same. Samples enter and leave.
+which hides speech best since it is like it. Which noise a recording gets depends on its name
+alone, so that every system, and every level of noise, hears the same. Samples enter and leave.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,10 @@ class Noise:
     kind: str
     snr_db: float
     """Power of the recording by that of the noise, in decibels."""
-    seed: int = 0
 
     def generator(self, name: str) -> np.random.Generator:
         """What a recording's noise is drawn from, whatever its level."""
-        return np.random.default_rng([self.seed, *name.encode()])
+        return np.random.default_rng([*name.encode()])
 
 
 def make_noise(kind: str, rng: np.random.Generator, samples: int) -> np.ndarray:
