@@ -8,28 +8,23 @@ elsewhere stand beside them. Tasks, test sets and models enter; predictions are 
 come, and a run that was killed goes on.
 """
 
-import hashlib
 import json
 import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from blsp.audio import load_audio
 from blsp.endpoint import announce
 from blsp.errors import InputError, suggest
 from blsp.foreign import AnswerFile, Given, Server, deal_answers
 from blsp.generation import Answer
 from blsp.hardware import describe_hardware, peak_memory_mb
 from blsp.journal import do_at_once
-from blsp.manifest import Meta, Utterance, find_root, read_manifest, to_row
+from blsp.manifest import Meta, Utterance
 from blsp.metrics import build_normalizer
-from blsp.noise import BABBLE, TALKERS, Noise, make_babble, make_noise, mix_noise
 from blsp.prediction_log import MISSING, Prediction, PredictionLog
 from blsp.remote import find_neighbourhood
 from blsp.results import (
@@ -53,6 +48,7 @@ from blsp.results import (
 from blsp.slices import Slices, slice_utterances, write_slices
 from blsp.systems import Audio, Models
 from blsp.tasks import NORMALIZED, Task, build_messages, recognition_metrics
+from blsp.testsets import TestSet
 
 HEARING = frozenset({SPEECH, SHUFFLED_AUDIO})
 READING = frozenset({TEXT_BOUND, CASCADE, SHUFFLED_TEXT})
@@ -67,59 +63,6 @@ Question = tuple[Task, Utterance, str]
 """Task, utterance and reference."""
 Progress = Callable[[str, int, int], None]
 """Is told the system, how many answers it has and how many it will have."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TestSet:
-    """Utterances scored together under the name of their condition."""
-
-    __test__ = False  # pytest takes the name for a test's
-
-    condition: str
-    utterances: tuple[Utterance, ...]
-    root: Path
-    """What `audio` is relative to."""
-    manifest: str = ""
-    known: frozenset[str] = frozenset()
-    """Ids of the whole manifest, those included that are not asked about."""
-    noise: Noise | None = None
-    """Laid over every recording when it is loaded."""
-
-    def __post_init__(self) -> None:
-        if self.noise and self.noise.kind == BABBLE and len(self.utterances) < 2:
-            raise InputError(
-                f"{self.manifest or self.condition}: expected other recordings for babble, found "
-                "none beside one; choose another noise"
-            )
-
-    def load(self, utterance: Utterance) -> Audio:
-        """Samples of an utterance, as the systems hear it."""
-        audio = _load(utterance, self.root)
-        if self.noise is None:
-            return audio
-        rng, samples = self.noise.generator(utterance.id), len(audio)
-        if self.noise.kind == BABBLE:
-            voices = [_load(one, self.root) for one in self._draw_talkers(utterance, rng)]
-            noise = make_babble(voices, rng, samples)
-        else:
-            noise = make_noise(self.noise.kind, rng, samples)
-        return mix_noise(audio, noise, snr_db=self.noise.snr_db).astype(np.float32)
-
-    def _draw_talkers(self, utterance: Utterance, rng: np.random.Generator) -> list[Utterance]:
-        others = [one for one in self.utterances if one.id != utterance.id]
-        chosen = rng.choice(len(others), size=min(TALKERS, len(others)), replace=False)
-        return [others[index] for index in chosen]
-
-    def describe(self) -> dict[str, Any]:
-        """Name, size and a digest of every line."""
-        lines = "\n".join(json.dumps(to_row(one), sort_keys=True) for one in self.utterances)
-        return {
-            "condition": self.condition,
-            "manifest": self.manifest,
-            "n": len(self.utterances),
-            "sha256": hashlib.sha256(lines.encode()).hexdigest()[:16],
-            **({"noise": asdict(self.noise)} if self.noise else {}),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,24 +172,6 @@ class Benchmark:
             for utterance in test_set.utterances:
                 if reference := task.reference_of(utterance):
                     yield task, utterance, reference
-
-
-def load_test_set(path: Path, condition: str, *, limit: int | None = None) -> TestSet:
-    """Read a manifest, or its first so many lines.
-
-    Raises:
-        InputError: a line that is wrong, or none.
-    """
-    utterances = tuple(read_manifest(path))
-    if not utterances:
-        raise InputError(f"{path}: expected utterances, found none; name another manifest")
-    return TestSet(
-        condition=condition,
-        utterances=utterances[:limit],
-        root=find_root(path),
-        manifest=str(path),
-        known=frozenset(one.id for one in utterances),
-    )
 
 
 def run(
@@ -457,12 +382,6 @@ class _Asking:
                 questions, texts, reasons, strict=True
             )
         )
-
-
-def _load(utterance: Utterance, root: Path) -> Audio:
-    return load_audio(
-        utterance.audio, start=utterance.start, duration=utterance.duration, root=root
-    )
 
 
 def _run_set(asking: _Asking) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from blsp.arguments import add_bits_option, add_checkpoint_options
-from blsp.benchmark import MODEL_FREE, Benchmark, TestSet, load_test_set, run
+from blsp.benchmark import MODEL_FREE, Benchmark, run
 from blsp.cards import build_markdown, write_cards
 from blsp.comparison import compare_runs
 from blsp.comparison_page import build_comparison_page
@@ -30,6 +30,7 @@ from blsp.report import REPORT, write_report
 from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute, write_json
 from blsp.systems import Models, load_models, no_models
 from blsp.tasks import MetricName, Task
+from blsp.testsets import TestSet, load_test_set
 
 COMPARISON = "comparison.json"
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import yaml
 
-from blsp.benchmark import TestSet
 from blsp.errors import InputError
 from blsp.evaluate import VOICED, build_parser, find_values, load_sets, run_tasks, write_command
 from blsp.results import RANDOM
 from blsp.tasks import Task
+from blsp.testsets import TestSet
 
 INSTRUCTION = "{audio}"
 LEXICONS = {"tiny": "tiny/lexicon.yaml"}

@@ -17,7 +17,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from blsp.benchmark import TestSet
 from blsp.errors import InputError
 from blsp.evaluate import (
     LabelBenchmark,
@@ -29,6 +28,7 @@ from blsp.evaluate import (
     write_command,
 )
 from blsp.tasks import MetricName, Task
+from blsp.testsets import TestSet
 
 BENCHMARK = LabelBenchmark(
     name="slu",

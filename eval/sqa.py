@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from blsp.benchmark import TestSet
 from blsp.errors import InputError
 from blsp.evaluate import build_parser, load_sets, run_tasks, write_command
 from blsp.manifest import Utterance
 from blsp.tasks import MetricName, Task
+from blsp.testsets import TestSet
 
 HEARD = "Answer the question with as few words as possible, not with a sentence.\n{audio}"
 READ = (

@@ -89,6 +89,7 @@ MODULES = [
     "comparison",
     "cards",
     "systems",
+    "testsets",
     "foreign",
     "benchmark",
     "charts",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from blsp.audio import save_audio
-from blsp.benchmark import Benchmark, TestSet, load_test_set, pick_partners, run
+from blsp.benchmark import Benchmark, pick_partners, run
 from blsp.errors import InputError
 from blsp.generation import Answer
 from blsp.manifest import AudioPart, Message, Meta, Utterance, write_rows
@@ -20,6 +20,7 @@ from blsp.report import write_report
 from blsp.results import SYSTEMS, recompute
 from blsp.systems import Models
 from blsp.tasks import Task, build_messages
+from blsp.testsets import TestSet, load_test_set
 
 WORDS = ("turn on the light", "play some music", "call ada", "set a timer")
 INTENTS = ("light_on", "play_music", "call", "timer")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from blsp.audio import save_audio
-from blsp.benchmark import TestSet, load_test_set
 from blsp.errors import InputError
 from blsp.manifest import Meta, Utterance, write_rows
 from blsp.noise import BABBLE, KINDS, Noise, make_babble, make_noise, mix_noise
+from blsp.testsets import TestSet, load_test_set
 
 COLOURS = [kind for kind in KINDS if kind != BABBLE]
 

@@ -15,12 +15,13 @@ from test_benchmark import (
     write_spoken,
 )
 
-from blsp.benchmark import Benchmark, TestSet, run
+from blsp.benchmark import Benchmark, run
 from blsp.errors import InputError
 from blsp.metrics import wilson_interval
 from blsp.report import write_report
 from blsp.results import recompute
 from blsp.slices import slice_utterances
+from blsp.testsets import TestSet
 
 ACCENTS = ("scots", "scots", "irish", None)
 

@@ -24,7 +24,7 @@ from transformers.utils import logging
 from blsp.arguments import join_command, load_on_device
 from blsp.authors import load_author
 from blsp.behaviours import Behaviour, load_behaviours
-from blsp.benchmark import Benchmark, TestSet, load_test_set, run
+from blsp.benchmark import Benchmark, run
 from blsp.checkpoint import is_complete
 from blsp.continuation import ContinuationConfig, continue_manifest
 from blsp.errors import InputError
@@ -42,6 +42,7 @@ from blsp.report import write_report
 from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, SPEECH, TEXT_BOUND
 from blsp.systems import Models, build_models, find_whisper
 from blsp.tasks import Task
+from blsp.testsets import TestSet, load_test_set
 from blsp.tiny.questions import LLM, add_answers, group_behaviours, place_everywhere
 from blsp.tiny.speech import Plan, make_sets, plan_emotions, plan_utterances, say
 from blsp.tiny.voices import EMOTIONS, voices_of

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from blsp.benchmark import TestSet
 from blsp.errors import InputError
 from blsp.manifest import Entity, Utterance
+from blsp.testsets import TestSet
 from eval.slu import NAME_METRICS, SLOT_METRICS, build_slot_task
 from eval.sqa import build_task, find_answers, is_choice, name_letters
 
