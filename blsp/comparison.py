@@ -13,9 +13,9 @@ enter; one JSON object (`comparison.json`) leaves:
 - `notes`: what was left out or differs, in words.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,19 @@ class Run:
     log: PredictionLog
 
 
-def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
+def compare_runs(folders: Sequence[Path], *, against: Path | None = None) -> dict[str, Any]:
     """Return what a comparison of run folders finds; see the module.
+
+    Args:
+        folders: of the runs.
+        against: the one of them that the others are compared with; None compares every pair.
 
     Raises:
         InputError: a folder that is no run, no question that all were asked, or the same question
-            with other utterances, references, labels or metrics.
+            with other utterances, references, labels or metrics; `against` is none of them.
     """
+    if against is not None and against not in folders:
+        raise InputError(f"expected one of the runs to compare against, found {against}; name it")
     runs = _load_runs(folders)
     shared = [cell for cell in runs[0].tasks if all(cell in run.tasks for run in runs)]
     if not shared:
@@ -73,7 +79,8 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
     for run in runs[1:]:
         for cell in shared:
             _check_alike(runs[0], run, cell)
-    differences = [one for cell in shared for one in _differences(runs, cell)]
+    baseline = None if against is None else runs[folders.index(against)]
+    differences = [one for cell in shared for one in _differences(runs, cell, baseline)]
     corrected = holm([one["p_value"] for one in differences])
     return {
         "format_version": FORMAT_VERSION,
@@ -153,15 +160,17 @@ def _rows(run: Run, shared: Sequence[Cell]) -> Iterator[dict[str, Any]]:
             yield {"run": run.name, **{key: row[key] for key in keys}}
 
 
-def _differences(runs: Sequence[Run], cell: Cell) -> Iterator[dict[str, Any]]:
-    """Every pair of entrants of a task in a condition, on its first metric."""
+def _differences(runs: Sequence[Run], cell: Cell, baseline: Run | None) -> Iterator[dict[str, Any]]:
+    """Every pair of entrants of a task in a condition, on its first metric; with a baseline, the
+    others minus its own."""
     task, condition = cell
     statistics: dict[str, Statistics] = {}
     for run in runs:
         scores = compute_scores(run.tasks[cell], predictions_of(run.log, *cell), run.folder)
         by_system = scores[run.tasks[cell].metrics[0]]
         statistics |= {name: by_system[s] for name, s in _entrants(run, cell).items()}
-    for first, second in combinations(statistics, 2):
+    yardsticks = _entrants(baseline, cell) if baseline else ()
+    for first, second in _pair_up(statistics, yardsticks):
         try:
             found = compare(statistics[first], statistics[second], resamples=RESAMPLES)
         except InputError as error:
@@ -170,6 +179,13 @@ def _differences(runs: Sequence[Run], cell: Cell) -> Iterator[dict[str, Any]]:
             key: getattr(found, key)
             for key in ("metric", "difference", "ci_low", "ci_high", "p_value", "n")
         }
+
+
+def _pair_up(names: Iterable[str], baseline: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Every pair of names; with names of a baseline, every other one before each of those."""
+    if not baseline:
+        return combinations(names, 2)
+    return product([name for name in names if name not in baseline], baseline)
 
 
 def _judge(found: dict[str, Any], corrected: float) -> dict[str, Any]:

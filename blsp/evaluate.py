@@ -313,6 +313,9 @@ def report_main(argv: Sequence[str]) -> int:
         "--out", type=Path, help="folder for several runs' page (default: runs/report)"
     )
     parser.add_argument(
+        "--against", type=Path, help="compare with this one of several runs, not every pair"
+    )
+    parser.add_argument(
         "--with-audio", action="store_true", help="put the recordings of the worst answers in it"
     )
     options = parser.parse_args(argv)
@@ -321,10 +324,16 @@ def report_main(argv: Sequence[str]) -> int:
             raise InputError(
                 "--training, --with-audio: expected one run, found several; report each alone too"
             )
-        return _report_several(options.folder, options.out or Path("runs/report"))
+        out = options.out or Path("runs/report")
+        found = report_several(options.folder, out, against=options.against)
+        print(build_markdown(found))
+        print(f"written: {out / COMPARISON}, {out / REPORT}")
+        return 0
     (folder,) = options.folder
-    if options.out:
-        raise InputError("--out: expected several runs, found one; its page lies in its own folder")
+    if options.out or options.against:
+        raise InputError(
+            "--out, --against: expected several runs, found one; its page lies in its own folder"
+        )
     results = recompute(folder)
     print(format_results(results))
     write_cards(folder, results)
@@ -333,15 +342,20 @@ def report_main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _report_several(folders: Sequence[Path], out: Path) -> int:
-    found = compare_runs(folders)
+def report_several(
+    folders: Sequence[Path], out: Path, *, against: Path | None = None
+) -> dict[str, Any]:
+    """Compare runs, write `comparison.json` and its page into a folder, return what was found.
+
+    Raises:
+        InputError: see `compare_runs`.
+    """
+    found = compare_runs(folders, against=against)
     write_json(out / COMPARISON, found)
     write_cards(out, found)
     with atomic_path(out / REPORT) as temporary:
         temporary.write_text(build_comparison_page(found), encoding="utf-8")
-    print(build_markdown(found))
-    print(f"written: {out / COMPARISON}, {out / REPORT}")
-    return 0
+    return found
 
 
 def format_results(results: dict[str, Any]) -> str:

@@ -77,6 +77,17 @@ def test_differences_are_tested_in_pairs_and_corrected(tmp_path: Path) -> None:
     assert rows["a", "text bound"] == 1 and rows["b", "speech"] == pytest.approx(0.4)
 
 
+def test_one_run_may_be_what_the_others_are_compared_with(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, {"speech": 54}) for name in "abc"]
+    found = compare_runs(folders, against=folders[1])
+    assert [(one["first"], one["second"]) for one in found["differences"]] == [
+        ("a", "b"),
+        ("c", "b"),
+    ]
+    with pytest.raises(InputError, match="expected one of the runs to compare against, found"):
+        compare_runs(folders, against=tmp_path)
+
+
 def test_of_an_error_rate_the_lower_is_better(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, {"speech": n}, ERRORS) for name, n in (("a", 10), ("b", 50))]
     one = difference(compare_runs(runs), "a", "b")

@@ -92,6 +92,15 @@ def _quantization(text_config: Any, asked: Any) -> Any:
     return BitsAndBytesConfig.from_dict(stored)
 
 
+def read_trained_bits(folder: Path) -> int:
+    """Return in how many bits the language model was held when a checkpoint was trained."""
+    text_config: Any = BlspConfig.from_pretrained(folder).text_config
+    stored = getattr(text_config, "quantization_config", None) or {}
+    if stored.get("load_in_4bit"):
+        return 4
+    return 8 if stored.get("load_in_8bit") else 16
+
+
 def _encoder_only(
     place: str | Path, commit: str | None, dtype: Any
 ) -> tuple[BlspWhisperEncoder, Base]:
