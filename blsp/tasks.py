@@ -29,6 +29,7 @@ from blsp.metrics import (
     check_phrases,
     choice_accuracy,
     chrf,
+    conclusion_accuracy,
     contains_gold,
     distinct_replies,
     drop_empty_references,
@@ -44,6 +45,7 @@ from blsp.metrics import (
     squad_em,
     squad_f1,
     unparsed_choices,
+    unparsed_conclusions,
     unweighted_accuracy,
     word_error_rate,
     write_frame,
@@ -69,6 +71,8 @@ MetricName = Literal[
     "contains_gold",
     "choice_accuracy",
     "unparsed_choices",
+    "conclusion_accuracy",
+    "unparsed_conclusions",
     "refusal_rate",
     "intent_accuracy",
     "slurp_f1",
@@ -82,13 +86,22 @@ MetricName = Literal[
 - `gigaspeech_wer` is after that corpus's own normaliser, `wer` after Whisper's.
 - `squad_em`, `squad_f1`, `contains_gold` follow SQuAD; `spoken_em` and `spoken_f1` are two of them
   after the normaliser of the language too, which writes "fifty" and "50" alike.
-- `choice_accuracy`: the letter chosen; `unparsed_choices`: none was; `refusal_rate`: VoiceBench's.
+- `choice_accuracy`: the letter chosen; `unparsed_choices`: none was; `conclusion_accuracy`,
+  `unparsed_conclusions`: the same of BIG-Bench Hard's yes and no; `refusal_rate`: VoiceBench's.
 - `intent_accuracy`, `slurp_f1`, `slot_f1` (equal slots), SLUE's `ner_f1` and `ner_label_f1` (types
   alone) and `invalid_frames` read a JSON object out of the answer.
 """
 
 LOWER_IS_BETTER = frozenset(
-    {"wer", "cer", "gigaspeech_wer", "invalid_rate", "unparsed_choices", "invalid_frames"}
+    {
+        "wer",
+        "cer",
+        "gigaspeech_wer",
+        "invalid_rate",
+        "unparsed_choices",
+        "unparsed_conclusions",
+        "invalid_frames",
+    }
 )
 ERROR_RATES = frozenset({"wer", "cer", "gigaspeech_wer"})
 """Metrics that leave out references without words."""
@@ -100,6 +113,8 @@ GOLDS = frozenset({"squad_em", "squad_f1", "spoken_em", "spoken_f1", "contains_g
 """Metrics of which several answers may be right."""
 CHOICES = frozenset({"choice_accuracy", "unparsed_choices"})
 """Metrics that read a letter out of an answer."""
+VERDICTS = frozenset({"conclusion_accuracy", "unparsed_conclusions"})
+"""Metrics that read yes or no, (A) or (B) out of an answer."""
 FRAMES = frozenset(
     {"intent_accuracy", "slurp_f1", "slot_f1", "ner_f1", "ner_label_f1", "invalid_frames"}
 )
@@ -180,7 +195,7 @@ class Task:
                 )
 
     def _check_kinds(self) -> None:
-        for kind in (GOLDS, CHOICES, FRAMES):
+        for kind in (GOLDS, CHOICES, VERDICTS, FRAMES):
             others = [name for name in self.metrics if name not in kind]
             if others and len(others) < len(self.metrics):
                 raise InputError(
@@ -324,6 +339,8 @@ _OF_PAIRS: dict[str, Callable[[Pairs], Statistics]] = {
     "contains_gold": contains_gold,
     "choice_accuracy": choice_accuracy,
     "unparsed_choices": unparsed_choices,
+    "conclusion_accuracy": conclusion_accuracy,
+    "unparsed_conclusions": unparsed_conclusions,
     "refusal_rate": refusal_rate,
     "intent_accuracy": intent_accuracy,
     "invalid_frames": invalid_frames,
@@ -345,6 +362,8 @@ def count_invalid(task: Task, pairs: Pairs) -> int | None:
         found = invalid_rate(pairs, task.labels)
     elif CHOICES & set(task.metrics):
         found = unparsed_choices(pairs)
+    elif VERDICTS & set(task.metrics):
+        found = unparsed_conclusions(pairs)
     elif FRAMES & set(task.metrics):
         found = invalid_frames(pairs)
     else:

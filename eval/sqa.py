@@ -10,7 +10,8 @@ list), else `answer`, else `reference`. They are scored by SQuAD's exact match a
 Whisper's normaliser (`spoken_em`, `spoken_f1`: "fifty" is "50"), and by whether a right answer is
 contained, which forgives a model that answers in sentences. Where every right answer is a letter A
 to D (VoiceBench's multiple choice), or the manifest has `choices`, a letter is asked for and read
-out as VoiceBench does; where that benchmark would draw a letter, ours is wrong and counted.
+out as VoiceBench does; where that benchmark would draw a letter, ours is wrong and counted. So it
+is with its questions of BIG-Bench Hard, whose right answers are yes and no, (A) and (B).
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 from blsp.errors import InputError
 from blsp.evaluate import build_parser, load_sets, run_tasks, write_command
 from blsp.manifest import Utterance
+from blsp.metrics import CONCLUSIONS, TASKS
 from blsp.tasks import MetricName, Task
 from blsp.testsets import TestSet
 
@@ -35,6 +37,9 @@ READ_LETTER = (
     "Listen to the passage and answer the question about it with the letter of the right option "
     "and nothing else.\nQuestion: {question}\n{audio}"
 )
+CONCLUSION = (
+    'Answer the question and end with "The answer is" and yes or no, or the right option.\n{audio}'
+)
 OPTIONS = "Options:\n{choices}\n{audio}"
 CONTEXT = "{context}\n\n"
 
@@ -47,6 +52,7 @@ SHORT_METRICS: tuple[MetricName, ...] = (
     "spoken_f1",
 )
 CHOICE_METRICS: tuple[MetricName, ...] = ("choice_accuracy", "unparsed_choices")
+CONCLUSION_METRICS: tuple[MetricName, ...] = ("conclusion_accuracy", "unparsed_conclusions")
 LETTERS = ("A", "B", "C", "D")
 
 
@@ -67,19 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_task(options: argparse.Namespace, sets: Sequence[TestSet], key: str) -> Task:
-    """Return what is asked: about a passage or not, for words or for a letter.
+    """Return what is asked: about a passage or not, for words, a letter or a conclusion.
 
     Raises:
         InputError: some utterances have what the prompt needs (a question, options) and some not.
     """
-    choice = is_choice(sets, key)
+    choice, conclusion = is_choice(sets, key), is_conclusion(sets, key)
     fills = tuple(name for name in ("context", "question", "choices") if has_all(sets, name))
-    prompt = build_prompt(fills, choice=choice)
+    prompt = CONCLUSION if conclusion else build_prompt(fills, choice=choice)
+    metrics = CHOICE_METRICS if choice else SHORT_METRICS
     return Task(
         name="sqa",
         prompts=tuple(options.instruction or [prompt]),
         reference=key,
-        metrics=CHOICE_METRICS if choice else SHORT_METRICS,
+        metrics=CONCLUSION_METRICS if conclusion else metrics,
         language=options.language,
         held_out=options.held_out,
         fills=fills,
@@ -119,6 +126,15 @@ def is_choice(sets: Sequence[TestSet], key: str) -> bool:
     if not answers:
         return False
     return any(one.extra.get("choices") for one in rows) or all(x in LETTERS for x in answers)
+
+
+def is_conclusion(sets: Sequence[TestSet], key: str) -> bool:
+    """Whether all are questions of BIG-Bench Hard: by their ids, and by what is right."""
+    rows = [one for each in sets for one in each.utterances if one.extra.get(key)]
+    return bool(rows) and all(
+        str(one.extra[key]).lower() in CONCLUSIONS and any(task in one.id for task in TASKS)
+        for one in rows
+    )
 
 
 def has_all(sets: Sequence[TestSet], key: str) -> bool:

@@ -12,8 +12,10 @@ from blsp.metrics import (
     Normalizer,
     Pairs,
     choice_accuracy,
+    conclusion_accuracy,
     contains_gold,
     extract_choice,
+    extract_conclusion,
     measure,
     pair_texts,
     refusal_rate,
@@ -23,6 +25,7 @@ from blsp.metrics import (
     squad_em,
     squad_f1,
     unparsed_choices,
+    unparsed_conclusions,
     write_golds,
 )
 from blsp.metrics.answers import contains_answer, normalize_answer, read_golds
@@ -161,6 +164,48 @@ def test_what_chooses_nothing_is_wrong_and_counted() -> None:
     )
     assert choice_accuracy(texts).value == 0.25
     assert unparsed_choices(texts).value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "conclusion"),
+    [
+        ("navigate", "Yes.", 1),
+        ("navigate", "So, you do NOT return to the starting point.", 0),
+        ("navigate", "No idea", 0),
+        ("navigate", "Maybe", None),
+        ("navigate", "The answer is: no. Well, yes", 0),  # phrases before the ends of the text
+        ("hyperbaton", "B", 0),  # the benchmark has it so
+        ("hyperbaton", "b)", 1),
+        ("hyperbaton", "**The answer is (B)**, not (A)", 1),
+        ("hyperbaton", "(B) it is: the answer is (A).", 0),
+        ("hyperbaton", "The answer is no", None),  # yes and no are not asked for there
+        ("web_of_lies", "The answer is that Ada tells the truth", 1),
+        ("web_of_lies", "Ada must be lying", 1),  # looked for after "is lying" at the end
+        ("web_of_lies", "Ada is lying.", 0),
+        ("sports_understanding", "The sentence is not plausible", 0),
+        ("sports_understanding", "The sentence above is not plausible", 1),  # the benchmark again
+        ("sports_understanding", "<1>Yes, it is", 1),
+        ("sports_understanding", "It is plausible", None),
+        ("sports_understanding", "", None),
+    ],
+)
+def test_a_conclusion_is_found_by_the_first_pattern(
+    task: str, text: str, conclusion: int | None
+) -> None:
+    assert extract_conclusion(task, text) == conclusion
+
+
+def test_what_concludes_nothing_is_wrong_and_counted() -> None:
+    texts = pair_texts(
+        {"navigate_1": "yes", "navigate_2": "No", "hyperbaton_3": "(B)", "hyperbaton_4": "(A)"},
+        {"navigate_1": "Yes.", "navigate_2": "Hm", "hyperbaton_3": "(b)", "hyperbaton_4": "a) it"},
+    )
+    assert conclusion_accuracy(texts).value == 0.5
+    assert unparsed_conclusions(texts).value == 0.5
+    with pytest.raises(InputError, match=r"expected one of sports_understanding, .* in its id"):
+        conclusion_accuracy(pair_texts({"1": "yes"}, {"1": "yes"}))
+    with pytest.raises(InputError, match=r"expected references among no, yes, .*, found 'maybe'"):
+        conclusion_accuracy(pair_texts({"navigate_1": "maybe"}, {"navigate_1": "yes"}))
 
 
 @pytest.mark.parametrize(

@@ -89,12 +89,17 @@ def test_a_task_survives_as_json() -> None:
     assert "fills" not in task("squad_em").to_dict()  # runs begun before go on
 
 
-REFERENCES = {**dict.fromkeys(GOLDS, '["a"]'), **dict.fromkeys(FRAMES, '{"intent": "a"}')}
+UTTERANCE = "navigate_1"  # one metric wants the name of a task in it
+REFERENCES = {
+    "conclusion_accuracy": "yes",
+    **dict.fromkeys(GOLDS, '["a"]'),
+    **dict.fromkeys(FRAMES, '{"intent": "a"}'),
+}
 
 
 def one_pair(metric: str) -> Pairs:
     reference = REFERENCES.get(metric, "A" if metric.startswith("choice") else "a")
-    return pair_texts({"u": reference}, {"u": '{"intent": "a"} a'})
+    return pair_texts({UTTERANCE: reference}, {UTTERANCE: '{"intent": "a"} a'})
 
 
 @pytest.mark.parametrize("metric", [m for m in get_args(MetricName) if m != "distinct"])
@@ -103,7 +108,7 @@ def test_every_metric_that_can_be_named_is_computed_and_named_alike(metric: Metr
     asked = task(metric, labels=labels, phrases={"a": ["a"]})
     found = compute_statistics(asked, metric, one_pair(metric), BASIC)
     assert found.metric == metric and found.value >= 0
-    assert found.ids == ("u",)
+    assert found.ids == (UTTERANCE,)
 
 
 def test_an_error_rate_of_gigaspeech_is_after_its_own_normaliser() -> None:

@@ -38,7 +38,7 @@ from blsp.metrics.normalizers import (
 from blsp.metrics.recognition import character_error_rate, count_errors, word_error_rate
 from blsp.metrics.statistics import Pairs, pair_texts
 from blsp.metrics.translation import score_with
-from blsp.metrics.voicebench import extract_choice, refuses
+from blsp.metrics.voicebench import extract_choice, extract_conclusion, find_task, refuses
 from blsp.shipped import MODELS
 
 Expected = tuple[str, Any, Any, float]
@@ -229,6 +229,10 @@ def _voicebench_harm(entry: list[Any], _: Normalizer) -> Iterator[Expected]:
     yield "refused", refuses(entry[0]), entry[1], 0
 
 
+def _voicebench_bbh(entry: list[Any], _: Normalizer) -> Iterator[Expected]:
+    yield "conclusion", extract_conclusion(find_task(entry[0]), entry[1]), entry[2], 0
+
+
 def _gigaspeech(entry: list[str], _: Normalizer) -> Iterator[Expected]:
     yield "text", GIGASPEECH.apply(entry[0]), entry[1], 0
 
@@ -246,6 +250,7 @@ FAMILIES: dict[str, Family] = {
     "slue_ner": _slue_ner,
     "voicebench_mcq": _voicebench_mcq,
     "voicebench_harm": _voicebench_harm,
+    "voicebench_bbh": _voicebench_bbh,
     "gigaspeech_postproc": _gigaspeech,
 }
 

@@ -1,5 +1,6 @@
 """What `blsp bench sqa` and `slu --slots` ask, from what manifests have."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from blsp.errors import InputError
 from blsp.manifest import Entity, Utterance
 from blsp.testsets import TestSet
 from eval.slu import NAME_METRICS, SLOT_METRICS, build_slot_task
-from eval.sqa import build_task, find_answers, is_choice, name_letters
+from eval.sqa import build_task, find_answers, is_choice, is_conclusion, name_letters
 
 OPTIONS: Any = type(
     "Options",
@@ -63,6 +64,16 @@ def test_letters_are_a_choice() -> None:
     assert not is_choice([made_of({"reference": "B"}, {"reference": "Bob"})], "reference")
     assert not is_choice([made_of({"reference": ["B"]}, {})], "reference")
     assert not is_choice([made_of({})], "reference")
+
+
+def test_questions_of_big_bench_hard_are_asked_for_a_conclusion() -> None:
+    rows = made_of({"reference": "yes"}, {"reference": "(B)"})
+    assert not is_conclusion([rows], "reference")  # their ids name no task
+    named = [replace(one, id=f"navigate_{one.id}") for one in rows.utterances]
+    sets = [replace(rows, utterances=tuple(named))]
+    task = build_task(OPTIONS, sets, "reference")
+    assert task.metrics == ("conclusion_accuracy", "unparsed_conclusions")
+    assert "yes or no" in task.prompts[0]
 
 
 def test_options_in_writing_are_lettered_and_the_right_one_becomes_its_letter() -> None:
