@@ -222,8 +222,11 @@ def _map_one(
 
 
 def pick_partners(utterances: Sequence[Utterance], *, seed: int) -> dict[str, Utterance]:
-    """Return id -> another utterance, each one once: what shuffled systems are given."""
-    order = list(utterances)
+    """Return id -> another utterance, each one once: what shuffled systems are given.
+
+    In whatever order the utterances come, the partners are the same.
+    """
+    order = sorted(utterances, key=lambda one: one.id)
     random.Random(seed).shuffle(order)
     return {one.id: other for one, other in zip(order, [*order[1:], order[0]], strict=True)}
 
@@ -528,7 +531,7 @@ def _random_answers(asking: _Asking, questions: Sequence[Question]) -> list[str]
     found = []
     for task, utterance, _ in questions:
         rng = random.Random(f"{asking.benchmark.seed} {task.name} {utterance.id}")
-        found.append(rng.choice(task.labels or references[task.name]))
+        found.append(rng.choice(task.labels or sorted(references[task.name])))
     return found
 
 

@@ -57,7 +57,8 @@ class TestSet:
         return mix_noise(audio, noise, snr_db=self.noise.snr_db).astype(np.float32)
 
     def _draw_talkers(self, utterance: Utterance, rng: np.random.Generator) -> list[Utterance]:
-        others = [one for one in self.utterances if one.id != utterance.id]
+        # Sorted: the draw must not depend on the order of the manifest.
+        others = sorted((x for x in self.utterances if x.id != utterance.id), key=lambda x: x.id)
         chosen = rng.choice(len(others), size=min(TALKERS, len(others)), replace=False)
         return [others[index] for index in chosen]
 
