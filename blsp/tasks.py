@@ -24,6 +24,7 @@ from blsp.metrics import (
     Normalizer,
     Pairs,
     Statistics,
+    answered,
     bleu,
     character_error_rate,
     check_phrases,
@@ -70,6 +71,7 @@ MetricName = Literal[
     "choice_accuracy",
     "unparsed_choices",
     "refusal_rate",
+    "answered",
     "intent_accuracy",
     "slurp_f1",
     "slot_f1",
@@ -83,6 +85,7 @@ MetricName = Literal[
 - `squad_em`, `squad_f1`, `contains_gold` follow SQuAD; `spoken_em` and `spoken_f1` are two of them
   after the normaliser of the language too, which writes "fifty" and "50" alike.
 - `choice_accuracy`: the letter chosen; `unparsed_choices`: none was; `refusal_rate`: VoiceBench's.
+- `answered`: anything was said.
 - `intent_accuracy`, `slurp_f1`, `slot_f1` (equal slots), SLUE's `ner_f1` and `ner_label_f1` (types
   alone) and `invalid_frames` read a JSON object out of the answer.
 """
@@ -316,6 +319,7 @@ def compute_statistics(
 
 
 _OF_PAIRS: dict[str, Callable[[Pairs], Statistics]] = {
+    "answered": answered,
     "chrf": chrf,
     "distinct": distinct_replies,
     "exact_match": lambda pairs: exact_match(pairs.normalized(_STRIPPED)),
