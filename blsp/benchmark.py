@@ -26,6 +26,7 @@ from blsp.journal import do_at_once
 from blsp.manifest import Meta, Utterance
 from blsp.metrics import build_normalizer
 from blsp.prediction_log import MISSING, Prediction, PredictionLog
+from blsp.questions import write_questions
 from blsp.remote import find_neighbourhood
 from blsp.results import (
     CASCADE,
@@ -191,6 +192,9 @@ def run(
     started, out = time.monotonic(), Path(out)
     record = _begin(benchmark, models, out)
     _copy_spellings(benchmark, models, out)
+    write_questions(
+        out, ((s.condition, t, one) for s in benchmark.sets for t, one, _ in benchmark.questions(s))
+    )
     if benchmark.by:
         write_slices(out, benchmark.slice())
     log, on_progress = PredictionLog(out), on_progress or _silent

@@ -2,8 +2,9 @@
 
 Runs are compared where they answered the same questions about the same utterances, and refused
 where they differ in what is right. Every pair of entrants is tested on the metric that stands for a
-task, by the paired bootstrap, and the p values are corrected for their number (Holm). Run folders
-enter; one JSON object (`comparison.json`) leaves:
+task, and on scores from outside (a judge's, COMET's) where all are the same scorer's, by the paired
+bootstrap, and the p values are corrected for their number (Holm). Run folders enter; one JSON
+object leaves (`comparison.json`):
 
 - `runs`: `name, folder, command` of each; `rows`: `run, system, task, condition, metric, value,
   ci_low, ci_high, n`.
@@ -14,19 +15,22 @@ enter; one JSON object (`comparison.json`) leaves:
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 from blsp.errors import InputError
+from blsp.judgements import Judgements, read_judgements
 from blsp.metrics import Statistics, compare, holm
 from blsp.prediction_log import PredictionLog
 from blsp.results import (
     FORMAT_VERSION,
     MAIN,
     SPEECH,
+    Scores,
     asked,
+    compute_judged,
     compute_scores,
     foreign_of,
     predictions_of,
@@ -54,6 +58,8 @@ class Run:
     results: Mapping[str, Any]
     tasks: Mapping[Cell, Task]
     log: PredictionLog
+    judged: Sequence[Judgements]
+    """Scores from outside."""
 
 
 def compare_runs(folders: Sequence[Path], *, against: Path | None = None) -> dict[str, Any]:
@@ -69,7 +75,9 @@ def compare_runs(folders: Sequence[Path], *, against: Path | None = None) -> dic
     """
     if against is not None and against not in folders:
         raise InputError(f"expected one of the runs to compare against, found {against}; name it")
-    runs = _load_runs(folders)
+    loaded = _load_runs(folders)
+    unlike = _find_unlike(loaded)
+    runs = [_without(run, unlike) for run in loaded]
     shared = [cell for cell in runs[0].tasks if all(cell in run.tasks for run in runs)]
     if not shared:
         raise InputError(
@@ -91,7 +99,7 @@ def compare_runs(folders: Sequence[Path], *, against: Path | None = None) -> dic
         "tasks": [runs[0].tasks[cell].to_dict() for cell in _first_of_tasks(shared)],
         "rows": [row for run in runs for row in _rows(run, shared)],
         "differences": [_judge(one, p) for one, p in zip(differences, corrected, strict=True)],
-        "notes": [*_left_out(runs, shared), *_prompts(runs, shared)],
+        "notes": [*_left_out(runs, shared), *_prompts(runs, shared), *_scorers(unlike)],
     }
 
 
@@ -107,8 +115,28 @@ def _load_runs(folders: Sequence[Path]) -> list[Run]:
         answered = {(row["task"], row["condition"]) for row in results["rows"]}
         tasks = {(t.name, c): t for t, c in asked(results) if (t.name, c) in answered}
         tasks = {cell: t for cell, t in tasks.items() if _systems(log, cell)}
-        runs.append(Run(name=name, folder=folder, results=results, tasks=tasks, log=log))
+        judged = read_judgements(folder)
+        runs.append(
+            Run(name=name, folder=folder, results=results, tasks=tasks, log=log, judged=judged)
+        )
     return runs
+
+
+def _find_unlike(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
+    """Metric from outside -> signature -> runs, of those that were not scored alike in all."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for run in runs:
+        for one in run.judged:
+            by_signature = found.setdefault(one.scorer.metric, {})
+            by_signature.setdefault(one.scorer.signature, []).append(run.name)
+    return {metric: signatures for metric, signatures in found.items() if len(signatures) > 1}
+
+
+def _without(run: Run, metrics: Collection[str]) -> Run:
+    """A run as if it had not been scored by some metrics from outside."""
+    rows = [row for row in run.results["rows"] if row["metric"] not in metrics]
+    judged = [one for one in run.judged if one.scorer.metric not in metrics]
+    return replace(run, results={**run.results, "rows": rows}, judged=judged)
 
 
 def _systems(log: PredictionLog, cell: Cell) -> list[str]:
@@ -161,24 +189,37 @@ def _rows(run: Run, shared: Sequence[Cell]) -> Iterator[dict[str, Any]]:
 
 
 def _differences(runs: Sequence[Run], cell: Cell, baseline: Run | None) -> Iterator[dict[str, Any]]:
-    """Every pair of entrants of a task in a condition, on its first metric; with a baseline, the
-    others minus its own."""
+    """Every pair of entrants of a task in a condition, on each metric that stands for it; with a
+    baseline, the others minus its own."""
     task, condition = cell
-    statistics: dict[str, Statistics] = {}
+    found: dict[str, dict[str, Statistics]] = {}
     for run in runs:
-        scores = compute_scores(run.tasks[cell], predictions_of(run.log, *cell), run.folder)
-        by_system = scores[run.tasks[cell].metrics[0]]
-        statistics |= {name: by_system[s] for name, s in _entrants(run, cell).items()}
-    yardsticks = _entrants(baseline, cell) if baseline else ()
-    for first, second in _pair_up(statistics, yardsticks):
-        try:
-            found = compare(statistics[first], statistics[second], resamples=RESAMPLES)
-        except InputError as error:
-            raise InputError(f"{first} and {second}, task {task!r}: {error}") from error
-        yield {"first": first, "second": second, "task": task, "condition": condition} | {
-            key: getattr(found, key)
-            for key in ("metric", "difference", "ci_low", "ci_high", "p_value", "n")
-        }
+        for metric, by_system in _leading_scores(run, cell).items():
+            entrants = _entrants(run, cell).items()
+            scored = {name: by_system[system] for name, system in entrants if system in by_system}
+            found.setdefault(metric, {}).update(scored)
+    yardsticks = _entrants(baseline, cell) if baseline else {}
+    for statistics in found.values():
+        known = [name for name in yardsticks if name in statistics]
+        if baseline and not known:
+            continue  # a judge was not asked about it
+        for first, second in _pair_up(statistics, known):
+            try:
+                one = compare(statistics[first], statistics[second], resamples=RESAMPLES)
+            except InputError as error:
+                raise InputError(f"{first} and {second}, task {task!r}: {error}") from error
+            yield {"first": first, "second": second, "task": task, "condition": condition} | {
+                key: getattr(one, key)
+                for key in ("metric", "difference", "ci_low", "ci_high", "p_value", "n")
+            }
+
+
+def _leading_scores(run: Run, cell: Cell) -> Scores:
+    """The statistics of what stands for a task."""
+    task, answers = run.tasks[cell], predictions_of(run.log, *cell)
+    own = compute_scores(task, answers, run.folder)
+    judged = compute_judged(run.judged, task, cell[1], answers)
+    return {task.metrics[0]: own[task.metrics[0]]} | judged
 
 
 def _pair_up(names: Iterable[str], baseline: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -217,3 +258,9 @@ def _prompts(runs: Sequence[Run], shared: Sequence[Cell]) -> Iterator[str]:
     for cell in _first_of_tasks(shared):
         if len({run.tasks[cell].prompts for run in runs}) > 1:
             yield f"The prompts of {cell[0]} are not the same in all runs."
+
+
+def _scorers(unlike: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[str]:
+    for metric, by_signature in unlike.items():
+        said = "; ".join(f"{', '.join(names)}: {which}" for which, names in by_signature.items())
+        yield f"Left out: {metric}, which was not scored alike in all runs ({said})."

@@ -12,7 +12,7 @@ from blsp.charts import Bar, draw_bars
 from blsp.comparison import LEVEL, RESAMPLES, name_entrant
 from blsp.page import build_card, build_page, build_table
 from blsp.report import show_name, show_percent, show_value
-from blsp.results import SPEECH, foreign_of
+from blsp.results import SPEECH, foreign_of, leads
 from blsp.tasks import LOWER_IS_BETTER
 
 Row = Mapping[str, Any]
@@ -70,10 +70,10 @@ def _scores(found: Mapping[str, Any]) -> str:
 
 
 def _bars(found: Mapping[str, Any]) -> str:
-    first = {task["name"]: task["metrics"][0] for task in found["tasks"]}
+    metrics = {task["name"]: task["metrics"] for task in found["tasks"]}
     cards = []
     for (condition, task, metric), group in _groups(found).items():
-        if metric != first[task]:
+        if not leads(metric, metrics[task]):
             continue
         title = f"{task}, {metric}, {condition}"
         bars = [
@@ -117,7 +117,7 @@ def _differences(found: Mapping[str, Any]) -> str:
         "<h2>Differences</h2>"
         + build_table(head, rows)
         + f'<p class="dim">Paired bootstrap of utterances, {RESAMPLES:,} resamples, on the '
-        "metric that stands for its task; p values are corrected for the number of rows "
+        "metrics that stand for their task; p values are corrected for the number of rows "
         f"(Holm), and below {LEVEL} two are told apart.</p>"
     )
 

@@ -8,7 +8,7 @@ and `report.html`, prints the table, and goes on where an earlier call of the sa
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from blsp.generation import GenerationConfig, read_prompt
 from blsp.manifest import Utterance
 from blsp.model.foundations import resolve_folder
 from blsp.noise import BABBLE, KINDS, Noise
+from blsp.questions import Subject, find_subjects
 from blsp.report import REPORT, write_report
 from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute, write_json
 from blsp.systems import Models, load_models, no_models
@@ -251,7 +252,7 @@ def run_tasks(
         by=tuple(options.by),
         command=command,
     )
-    results = run(benchmark, _load(options, config, out), out, on_progress=_say)
+    results = run(benchmark, _load(options, config, out), out, on_progress=say)
     print(format_results(results))
     write_cards(out, results)
     print(f"\nwritten: {out / 'results.json'}, {write_report(out)}")
@@ -334,12 +335,48 @@ def report_main(argv: Sequence[str]) -> int:
         raise InputError(
             "--out, --against: expected several runs, found one; its page lies in its own folder"
         )
+    _report_one(folder, training=options.training, with_audio=options.with_audio)
+    return 0
+
+
+def _report_one(folder: Path, *, training: Path | None = None, with_audio: bool = False) -> None:
+    """Score a run's predictions again, print the table and write all that is made of it."""
     results = recompute(folder)
     print(format_results(results))
     write_cards(folder, results)
-    page = write_report(folder, training=options.training, with_audio=options.with_audio)
-    print(f"\nwritten: {page}")
+    print(f"\nwritten: {write_report(folder, training=training, with_audio=with_audio)}")
+
+
+def score_outside(options: argparse.Namespace, score: Callable[[Sequence[Subject]], object]) -> int:
+    """Let somebody else score the answers of a run, report it, return the exit code.
+
+    Args:
+        options: of `build_outside_parser`.
+        score: keeps scores of subjects in the run folder.
+
+    Raises:
+        InputError: no run, task or system of these names, or what `score` finds wrong.
+    """
+    systems = options.systems.split(",") if options.systems else ()
+    score(find_subjects(options.folder, options.task, systems))
+    _report_one(options.folder)
     return 0
+
+
+def build_outside_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Return the arguments of every program that has a run scored by somebody else.
+
+    Args:
+        name: of the program.
+        description: its docstring, of which the first line is shown.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"blsp bench {name}", description=description.partition("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument("folder", type=Path, help="written by blsp eval or bench")
+    parser.add_argument("--task", help="which answers (default: the run's only task)")
+    parser.add_argument("--systems", help="whose answers, with commas (default: all)")
+    return parser
 
 
 def report_several(
@@ -382,7 +419,8 @@ def format_results(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _say(label: str, done: int, total: int) -> None:
+def say(label: str, done: int, total: int) -> None:
+    """Show progress on a terminal."""
     if sys.stderr.isatty():
         end = "\n" if done == total else ""
         print(f"\r{label:<40}{done:>8,} of {total:,}", end=end, file=sys.stderr, flush=True)

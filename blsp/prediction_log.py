@@ -10,9 +10,10 @@ that it counts as wrong.
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from blsp.errors import InputError
 
@@ -57,7 +58,7 @@ class PredictionLog:
         self.folder = folder / FOLDER
         self._cells: dict[Cell, dict[str, Prediction]] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            _cut_unfinished_line(path)
+            cut_unfinished_line(path)
             for prediction in read_predictions(path):
                 self._keep(prediction)
 
@@ -72,7 +73,10 @@ class PredictionLog:
             self._keep(prediction)
         self.folder.mkdir(parents=True, exist_ok=True)
         for system, rows in by_system.items():
-            _append_lines(self.folder / file_name(system), rows)
+            append_lines(
+                self.folder / file_name(system),
+                [{k: v for k, v in asdict(row).items() if v is not None} for row in rows],
+            )
 
     def get(self, cell: Cell) -> dict[str, Prediction]:
         """Id -> prediction of a system, task and condition, sorted by id."""
@@ -110,18 +114,16 @@ def read_predictions(path: Path) -> list[Prediction]:
     return found
 
 
-def _append_lines(path: Path, rows: Sequence[Prediction]) -> None:
-    lines = [
-        json.dumps({k: v for k, v in asdict(row).items() if v is not None}, ensure_ascii=False)
-        for row in rows
-    ]
+def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add JSON objects to a file, a line each; they are on disk when this returns."""
     with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write("".join(f"{line}\n" for line in lines))
+        file.write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
         file.flush()
         os.fsync(file.fileno())
 
 
-def _cut_unfinished_line(path: Path) -> None:
+def cut_unfinished_line(path: Path) -> None:
+    """Cut off the last line of a file if a killed process left it half-written."""
     data = path.read_bytes()
     if data and not data.endswith(b"\n"):
         with path.open("r+b") as file:

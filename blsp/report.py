@@ -35,6 +35,7 @@ from blsp.results import (
     WHISPER,
     asked,
     foreign_of,
+    leads,
     read_run,
 )
 from blsp.tasks import LOWER_IS_BETTER
@@ -124,19 +125,19 @@ def _groups(results: Row) -> dict[tuple[str, str, str], dict[str, Row]]:
     return found
 
 
-def _first_metrics(results: Row) -> dict[str, str]:
-    """Task -> the metric that stands for it."""
-    return {task["name"]: task["metrics"][0] for task in results["tasks"]}
+def _leads(results: Row, task: str, metric: str) -> bool:
+    """Whether a metric stands for a task."""
+    (metrics,) = [one["metrics"] for one in results["tasks"] if one["name"] == task]
+    return leads(metric, metrics)
 
 
 def _headline(results: Row) -> str:
-    first = _first_metrics(results)
     held_out = {task["name"] for task in results["tasks"] if task["held_out"]}
     ratios = [
         one
         for one in results["comparisons"]
         if one["second"] == CASCADE
-        and one["metric"] == first[one["task"]]
+        and _leads(results, one["task"], one["metric"])
         and one["ratio"] is not None
     ]
     kinds = {
@@ -212,9 +213,9 @@ def _sanity(results: Row) -> str:
     verdicts = {
         (one["condition"], one["task"], one["metric"]): one["verdict"] for one in results["checks"]
     }
-    rows, first = [], _first_metrics(results)
+    rows = []
     for key, systems in _groups(results).items():
-        if key[2] != first[key[1]] or not any(name in systems for name in SANITY):
+        if not _leads(results, *key[1:]) or not any(name in systems for name in SANITY):
             continue
         verdict = verdicts.get(key, "")
         mark = "bad" if verdict == "better" else "good" if verdict == "inside" else "dim"
@@ -257,7 +258,8 @@ def _slices(results: Row) -> str:
 
 
 def _counts(results: Row) -> str:
-    names = ("missing", "truncated", "empty", "invalid", "without_words", "without_reference")
+    names = ("missing", "truncated", "empty", "invalid", "without_words", "unparsed")
+    names += ("without_reference",)
     rows = [
         [escape(f"{one['system']}, {one['task']}, {one['condition']}")]
         + [str(one["n"])]
@@ -304,9 +306,9 @@ def _interval(row: Row) -> str:
 
 
 def _bars(results: Row) -> str:
-    cards, first = [], _first_metrics(results)
+    cards = []
     for (condition, task, metric), systems in _groups(results).items():
-        if metric != first[task] or WHISPER in systems:
+        if not _leads(results, task, metric) or WHISPER in systems:
             continue
         bars = [
             Bar(
@@ -327,16 +329,16 @@ def _noise(results: Row) -> str:
     """Scores while noise grows, a picture for each manifest and task."""
     levels = {one["condition"]: one["noise"]["snr_db"] for one in results["sets"] if "noise" in one}
     manifests = {one["condition"]: one.get("manifest", "") for one in results["sets"]}
-    first = _first_metrics(results)
-    found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+    found: dict[tuple[str, str, str], dict[str, list[tuple[float, float]]]] = {}
     for row in sorted(results["rows"], key=lambda row: levels.get(row["condition"], 0.0)):
-        if row["condition"] in levels and row["metric"] == first[row["task"]]:
-            curves = found.setdefault((manifests[row["condition"]], row["task"]), {})
+        if row["condition"] in levels and _leads(results, row["task"], row["metric"]):
+            key = (manifests[row["condition"]], row["task"], row["metric"])
+            curves = found.setdefault(key, {})
             point = (levels[row["condition"]], row["value"])
             curves.setdefault(row["system"], []).append(point)
     cards = [
         build_card(
-            title := f"{task}, {first[task]}, {Path(manifest).stem}",
+            title := f"{task}, {metric}, {Path(manifest).stem}",
             draw_curves(
                 [
                     Curve(
@@ -351,7 +353,7 @@ def _noise(results: Row) -> str:
                 unit="dB",
             ),
         )
-        for (manifest, task), curves in found.items()
+        for (manifest, task, metric), curves in found.items()
     ]
     note = (
         '<p class="dim">From left to right the noise gets weaker, in decibels below the speech.</p>'
@@ -491,6 +493,7 @@ def _origin(results: Row) -> str:
         if task["name"] != "transcript"
     )
     keys = ("versions", "hardware", "seconds", "peak_memory_mb", "seed", "models", "sets")
+    keys += ("scorers",)
     facts = {key: results[key] for key in keys if key in results}
     return (
         "<h2>How it was made</h2>"

@@ -18,20 +18,24 @@ versions, time, memory); `results.json` repeats that and adds:
   one means that the answer reaches the model by another way than the sound.
 - `counts` a system, task and condition: `n, missing, truncated, empty`, `invalid` where a label, a
   letter or a JSON object is read out of answers, `without_words` where an error rate left out
-  references, `without_reference` where utterances could not be asked about.
+  references, `unparsed` where verdicts of judges could not be read, `without_reference` where
+  utterances could not be asked about.
+- `scorers`: who gave the scores that come from outside (`blsp.judgements`), by metric; their rows
+  and comparisons stand among the others.
 
 Every key is explained in `eval/README.md`. `format_version` grows when a key changes its meaning;
 readers pass over keys they do not know.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from blsp.errors import InputError
 from blsp.files import atomic_path
+from blsp.judgements import Judgements, read_judgements
 from blsp.metrics import (
     Normalizer,
     Pairs,
@@ -85,12 +89,14 @@ def recompute(folder: str | Path) -> dict[str, Any]:
     log = PredictionLog(folder)
     results: dict[str, Any] = {"format_version": FORMAT_VERSION}
     results |= {"rows": [], "slices": [], "comparisons": [], "checks": [], "counts": []}
-    slices = read_slices(folder)
+    slices, judged = read_slices(folder), read_judgements(folder)
+    results["scorers"] = {one.scorer.metric: one.describe() for one in judged}
     for task, condition in asked(run):
         answers = predictions_of(log, task.name, condition)
         if not any(references_of(answers).values()):
             continue  # not asked yet, or what Whisper heard where nobody wrote transcripts
         scores = compute_scores(task, answers, folder)
+        scores |= compute_judged(judged, task, condition, answers)
         where = {"task": task.name, "condition": condition}
         results["rows"] += _rows(scores, where, _speakers(answers), held_out=task.held_out)
         found = score_slices(scores, slices.get(condition, {}))
@@ -99,7 +105,9 @@ def recompute(folder: str | Path) -> dict[str, Any]:
         results["checks"] += _checks(scores, task, where)
         unasked = run.get("without_reference", {}).get(task.name, {}).get(condition, 0)
         for row in _counts(task, answers, scores, where):
-            results["counts"].append(row | ({"without_reference": unasked} if unasked else {}))
+            unread = _count_unparsed(judged, row, answers)
+            extra = {"unparsed": unread, "without_reference": unasked}
+            results["counts"].append(row | {key: n for key, n in extra.items() if n})
     results |= {key: value for key, value in run.items() if key not in results}
     write_json(folder / RESULTS, results)
     return results
@@ -173,6 +181,44 @@ def compute_scores(
         }
         for metric in task.metrics
     }
+
+
+def compute_judged(
+    judged: Sequence[Judgements],
+    task: Task,
+    condition: str,
+    answers: Mapping[str, Mapping[str, Prediction]],
+) -> Scores:
+    """Return the statistics of scores from outside, of the systems that have all of theirs.
+
+    They are of the same utterances as those of `compute_scores`.
+    """
+    found: Scores = {}
+    for one in judged:
+        for system, rows in answers.items():
+            texts = _texts(answers, rows)
+            statistics = one.compute(task.name, condition, texts)
+            if statistics is not None:
+                found.setdefault(one.scorer.metric, {})[system] = statistics
+    return found
+
+
+def _texts(
+    answers: Mapping[str, Mapping[str, Prediction]], rows: Mapping[str, Prediction]
+) -> dict[str, str | None]:
+    """Id -> what a system answered, None where it did not, of all utterances."""
+    given = {i: row.prediction for i, row in rows.items() if row.finish_reason != MISSING}
+    return {i: given.get(i) for i in references_of(answers)}
+
+
+def leads(metric: str, metrics: Sequence[str]) -> bool:
+    """Whether a metric stands for a task: its first, or one from outside, which somebody asked for.
+
+    Args:
+        metric: of a row.
+        metrics: the task's own.
+    """
+    return metric not in metrics[1:]
 
 
 def _normalizer(task: Task, metric: str, folder: Path) -> Normalizer | None:
@@ -263,22 +309,21 @@ def _ratio(metric: str, value: float, yardstick: float) -> float | None:
 
 
 def _checks(scores: Scores, task: Task, where: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    metric = task.metrics[0]
-    by_system = scores[metric]
-    if SHUFFLED_AUDIO not in by_system or SHUFFLED_TEXT not in by_system:
-        return
-    value, around = by_system[SHUFFLED_AUDIO].value, measure(by_system[SHUFFLED_TEXT])
-    verdict = _place(value, around.ci_low, around.ci_high, lower=metric in LOWER_IS_BETTER)
-    yield {
-        "check": f"{SHUFFLED_AUDIO} inside {SHUFFLED_TEXT}",
-        **where,
-        "metric": metric,
-        "value": value,
-        "ci_low": around.ci_low,
-        "ci_high": around.ci_high,
-        "verdict": verdict,
-        "passed": verdict == "inside",
-    }
+    for metric, by_system in scores.items():
+        if not leads(metric, task.metrics) or not {SHUFFLED_AUDIO, SHUFFLED_TEXT} <= set(by_system):
+            continue
+        value, around = by_system[SHUFFLED_AUDIO].value, measure(by_system[SHUFFLED_TEXT])
+        verdict = _place(value, around.ci_low, around.ci_high, lower=metric in LOWER_IS_BETTER)
+        yield {
+            "check": f"{SHUFFLED_AUDIO} inside {SHUFFLED_TEXT}",
+            **where,
+            "metric": metric,
+            "value": value,
+            "ci_low": around.ci_low,
+            "ci_high": around.ci_high,
+            "verdict": verdict,
+            "passed": verdict == "inside",
+        }
 
 
 def _place(value: float, low: float, high: float, *, lower: bool) -> str:
@@ -309,3 +354,13 @@ def _counts(
         for metric in ERROR_RATES & set(task.metrics):
             counts["without_words"] = len(pairs) - len(scores[metric][system].ids)
         yield {"system": system, **where, **counts}
+
+
+def _count_unparsed(
+    judged: Sequence[Judgements],
+    where: Mapping[str, Any],
+    answers: Mapping[str, Mapping[str, Prediction]],
+) -> int:
+    """How many verdicts on a system's answers no judge's rubric can read."""
+    texts = _texts(answers, answers[where["system"]])
+    return sum(one.count_unparsed(where["task"], where["condition"], texts) for one in judged)

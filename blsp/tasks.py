@@ -24,6 +24,7 @@ from blsp.metrics import (
     Normalizer,
     Pairs,
     Statistics,
+    answered,
     bleu,
     character_error_rate,
     check_phrases,
@@ -74,6 +75,7 @@ MetricName = Literal[
     "conclusion_accuracy",
     "unparsed_conclusions",
     "refusal_rate",
+    "answered",
     "intent_accuracy",
     "slurp_f1",
     "slot_f1",
@@ -88,6 +90,7 @@ MetricName = Literal[
   after the normaliser of the language too, which writes "fifty" and "50" alike.
 - `choice_accuracy`: the letter chosen; `unparsed_choices`: none was; `conclusion_accuracy`,
   `unparsed_conclusions`: the same of BIG-Bench Hard's yes and no; `refusal_rate`: VoiceBench's.
+- `answered`: anything was said.
 - `intent_accuracy`, `slurp_f1`, `slot_f1` (equal slots), SLUE's `ner_f1` and `ner_label_f1` (types
   alone) and `invalid_frames` read a JSON object out of the answer.
 """
@@ -331,6 +334,7 @@ def compute_statistics(
 
 
 _OF_PAIRS: dict[str, Callable[[Pairs], Statistics]] = {
+    "answered": answered,
     "chrf": chrf,
     "distinct": distinct_replies,
     "exact_match": lambda pairs: exact_match(pairs.normalized(_STRIPPED)),

@@ -18,7 +18,8 @@ import soundfile
 class Completions(ThreadingHTTPServer):
     """Answers a prompt of token ids with their sum, after it has failed at it in some ways.
 
-    A chat with a recording is answered by ``hear``, given the prompt's words and the samples.
+    A chat with a recording is answered by ``hear``, given the prompt's words and the samples, one
+    in writing by ``judge``, given what the user says.
 
     Args:
         failures: a sequence of what each prompt gets first: a status, or `torn`, `garbled`,
@@ -33,9 +34,10 @@ class Completions(ThreadingHTTPServer):
         failures: Any = (),
         seconds: float = 0.0,
         hear: Callable[[str, np.ndarray], str] | None = None,
+        judge: Callable[[str], str] | None = None,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.failures, self.seconds, self.hear = failures, seconds, hear
+        self.failures, self.seconds, self.hear, self.judge = failures, seconds, hear, judge
         self.lock = threading.Lock()
         self.tries: Counter[tuple[int, ...]] = Counter()
         self.bodies: list[dict[str, Any]] = []
@@ -68,15 +70,17 @@ class _Handler(BaseHTTPRequestHandler):
             elif attempt < len(server.failures):
                 self._fail(server.failures[attempt])
             elif self.path.endswith("chat/completions"):
-                self._send(200, reply(self._hear(body)))
+                self._send(200, reply(self._chat(body)))
             else:
                 self._send(200, complete(f"the sum is {sum(prompt)}"))
         finally:
             with server.lock:
                 server.now -= 1
 
-    def _hear(self, body: dict[str, Any]) -> str:
-        (message,) = body["messages"]
+    def _chat(self, body: dict[str, Any]) -> str:
+        *_, message = body["messages"]
+        if self.server.judge is not None:
+            return self.server.judge(message["content"])
         texts = [part["text"] for part in message["content"] if part["type"] == "text"]
         (sound,) = [p["input_audio"] for p in message["content"] if p["type"] == "input_audio"]
         assert sound["format"] == "wav" and self.server.hear is not None

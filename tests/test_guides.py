@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from accelerate.commands.launch import launch_command_parser
+from completions import serve
 from datasets import config as datasets_config
 from test_train import RECIPE
 from training import save_models, write_conversations
@@ -272,7 +273,16 @@ def test_every_command_about_scores_works(folder: Path, capsys: pytest.CaptureFi
     Path("theirs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
     lines = commands(FOLDER / "evaluate.md")
     few = "--max-new-tokens 8"
-    run([f"{line} {few}" if "bench" in line and "meters" not in line else line for line in lines])
+    alone = ("meters", "judge")
+    with serve(judge=lambda _: "4") as server:
+        lines = [re.sub(r"openai:\S+#qwen", server.address, line) for line in lines]
+        run(
+            [
+                f"{line} {few}" if "bench" in line and not any(a in line for a in alone) else line
+                for line in lines
+            ]
+        )
+        assert server.bodies
     told = capsys.readouterr().out
     assert "own transcript found" in told and "first token, s" in told
     assert (folder / "runs" / "eval" / "both" / "report.html").is_file()

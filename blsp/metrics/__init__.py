@@ -44,7 +44,7 @@ from blsp.metrics.normalizers import (
     load_english_normalizer,
 )
 from blsp.metrics.recognition import character_error_rate, count_errors, word_error_rate
-from blsp.metrics.replies import check_phrases, distinct_replies, fitting_replies
+from blsp.metrics.replies import answered, check_phrases, distinct_replies, fitting_replies
 from blsp.metrics.seeds import Difference, Estimate, compare_seeds, holm, measure_seeds
 from blsp.metrics.significance import mcnemar_test, randomization_test
 from blsp.metrics.statistics import Pairs, Statistics, cluster, drop_empty_references, pair_texts
@@ -78,6 +78,7 @@ __all__ = [
     "Normalizer",
     "Pairs",
     "Statistics",
+    "answered",
     "bleu",
     "bleu_tokenizer",
     "build_normalizer",

@@ -1,4 +1,4 @@
-"""Replies to the same words in different voices: whether they differ, and whether each fits.
+"""Replies: whether there is one, and whether other voices get other ones that fit them.
 
 A greedy model that reads gives the same words the same reply, so what it lacks here only hearing
 can give. A reference is what the voice tells (an emotion), a group the words.
@@ -16,6 +16,12 @@ from blsp.metrics.statistics import Pairs, Statistics, proportion
 
 Phrases = Mapping[str, Sequence[str]]
 """Emotion -> what only a reply to it says; one without phrases is fitted by a reply with none."""
+
+
+def answered(pairs: Pairs) -> Statistics:
+    """Share of answers that hold anything; references do not matter."""
+    hits = [bool(text.strip()) for text in pairs.predictions]
+    return proportion("answered", pairs.ids, hits, "norm:strip")
 
 
 def distinct_replies(pairs: Pairs) -> Statistics:
