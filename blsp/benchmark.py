@@ -429,7 +429,7 @@ def _ask_server(asking: _Asking, server: Server) -> None:
 
     def ask(number: int) -> list[Answer]:
         task, utterance, _ = questions[number]
-        chat = build_messages(task.prompt_for(utterance.id), utterance, "")
+        chat = build_messages(task.ask(utterance), utterance, "")
         return [server.hear(chat, asking.test_set.load(utterance))]
 
     def keep(number: int, answers: list[Answer]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +93,18 @@ def test_a_server_is_sent_sound_and_prompt_and_no_transcript(folder: Path) -> No
     assert sound["type"] == "input_audio" and sound["input_audio"]["format"] == "wav"
     said = json.dumps(server.bodies)
     assert not any(words in said for words in (*WORDS, ".wav", "u0"))
+
+
+def test_a_server_reads_the_question_that_stands_in_writing(folder: Path) -> None:
+    rows = [
+        replace(utterance(i), extra={"question": f"Which {i}?", "answer": "x"}) for i in range(2)
+    ]
+    write_rows(folder / "asked.jsonl", rows, Meta(command="test"))
+    with serve(hear=hear) as server:
+        address = ["--system", server.address]
+        assert bench(folder, *address, manifest="asked.jsonl", task="sqa") == 0
+    said = json.dumps(server.bodies)
+    assert "Question: Which 0?" in said and "{question}" not in said
 
 
 @pytest.mark.parametrize("how", [429, 503, "torn", "garbled", "strange", "silent"])
