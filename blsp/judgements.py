@@ -23,7 +23,7 @@ from blsp.files import atomic_path
 from blsp.locking import hold
 from blsp.metrics import Statistics
 from blsp.metrics.statistics import proportion
-from blsp.prediction_log import append_lines, cut_unfinished_line
+from blsp.prediction_log import append_lines, read_whole_lines
 
 FOLDER = "judgements"
 
@@ -87,8 +87,7 @@ class Judgements:
         """
         self._path = path
         self._found: dict[Key, list[Verdict]] = {}
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(read_whole_lines(path), start=1):
             try:
                 row = json.loads(line)
                 if number == 1:
@@ -101,8 +100,6 @@ class Judgements:
                     f"{path}:{number}: expected {expected}, found {line[:60]!r}; delete the "
                     f"{'line' if number > 1 else 'file'} and score again"
                 ) from error
-        if not lines:
-            raise InputError(f"{path}: expected who scores, found nothing; delete the file")
 
     def _keep(self, verdict: Verdict) -> None:
         self._found.setdefault(verdict.key, []).append(verdict)
@@ -202,9 +199,7 @@ def open_judgements(folder: Path, scorer: Scorer) -> Iterator[Judgements]:
     """
     path = folder / FOLDER / f"{scorer.metric}.jsonl"
     with hold(path):
-        if path.exists():
-            cut_unfinished_line(path)
-        else:
+        if not path.exists():
             with atomic_path(path) as temporary:
                 head = json.dumps(asdict(scorer), ensure_ascii=False)
                 temporary.write_text(f"{head}\n", encoding="utf-8")

@@ -50,7 +50,7 @@ class PredictionLog:
     """The predictions of a run folder, in memory and on disk."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what is there; a line that a killed process left half-written is cut off.
+        """Read what is there, without a line that a killed process left half-written.
 
         Raises:
             InputError: a line that is no prediction.
@@ -58,7 +58,6 @@ class PredictionLog:
         self.folder = folder / FOLDER
         self._cells: dict[Cell, dict[str, Prediction]] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            cut_unfinished_line(path)
             for prediction in read_predictions(path):
                 self._keep(prediction)
 
@@ -100,7 +99,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     """
     known = {each.name for each in fields(Prediction)}
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_whole_lines(path), start=1):
         if not line.strip():
             continue
         try:
@@ -114,17 +113,28 @@ def read_predictions(path: Path) -> list[Prediction]:
     return found
 
 
+def read_whole_lines(path: Path) -> list[str]:
+    """Return the lines of a file; a last one without its end may still be on its way."""
+    return path.read_bytes().rpartition(b"\n")[0].decode().split("\n")
+
+
 def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add JSON objects to a file, a line each; they are on disk when this returns."""
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    """Add JSON objects to a file, a line each; they are on disk when this returns.
+
+    A line that a killed process left half-written is cut off before.
+    """
+    with path.open("ab") as file:
+        file.truncate(_find_end(path))
+        file.write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())
 
 
-def cut_unfinished_line(path: Path) -> None:
-    """Cut off the last line of a file if a killed process left it half-written."""
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)
+def _find_end(path: Path) -> int:
+    """Where the last whole line ends."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and file.seek(size - 1) and file.read(1) == b"\n":
+            return size
+        file.seek(0)
+        return file.read().rfind(b"\n") + 1

@@ -260,6 +260,21 @@ def test_the_results_can_be_made_again_from_the_predictions(
     assert (out / "results.json").read_text() == written
 
 
+def test_a_line_on_its_way_is_left_alone_until_something_is_written(tmp_path: Path) -> None:
+    row = {"id": "a", "system": "speech", "task": "t", "condition": "c", "reference": "r"}
+    first, second = (Prediction(**row | {"id": i}, prediction="é") for i in "ab")  # type: ignore[arg-type]
+    PredictionLog(tmp_path).append([first])
+    path = tmp_path / "predictions" / "speech.jsonl"
+    whole = path.read_bytes()
+    torn = whole + '{"id": "b", "prediction": "é'.encode()[:-1]  # within a letter
+    path.write_bytes(torn)
+    log = PredictionLog(tmp_path)
+    assert log.get(first.cell) == {"a": first} and path.read_bytes() == torn
+    log.append([second])
+    assert path.read_bytes().startswith(whole) and path.read_bytes().count(b"\n") == 2
+    assert PredictionLog(tmp_path).get(first.cell) == {"a": first, "b": second}
+
+
 def test_predictions_have_one_line_each(spoken: Path, spellings: Path, tmp_path: Path) -> None:
     run(benchmark(spoken), Fakes(spellings).models, tmp_path / "out")
     lines = (tmp_path / "out/predictions/text_bound.jsonl").read_text().splitlines()
