@@ -31,6 +31,7 @@ from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute, writ
 from blsp.systems import Models, load_models, no_models
 from blsp.tasks import MetricName, Task
 from blsp.testsets import TestSet, load_test_set
+from blsp.whispers import Recogniser, load_recognisers, names_whisper
 
 COMPARISON = "comparison.json"
 
@@ -120,9 +121,9 @@ def _add_foreign_options(parser: argparse.ArgumentParser) -> None:
         "--system",
         action="append",
         default=[],
-        metavar="openai:URL#MODEL",
-        help=f"a server that hears, beside the checkpoint or alone; its key, if it wants one, in "
-        f"${KEY}",
+        metavar="openai:URL#MODEL, [NAME=]whisper:SOURCE",
+        help=f"beside the checkpoint or alone: a server that hears, its key, if it wants one, in "
+        f"${KEY}; or a Whisper, folder or hub id, where words are asked for",
     )
     parser.add_argument(
         "--at-once", type=int, default=8, help="recordings under way to a server (default 8)"
@@ -242,16 +243,20 @@ def run_tasks(
     logging.disable_progress_bar()
     config = GenerationConfig(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     out = options.out or Path("runs/eval") / "-".join(task.name for task in tasks)
+    plain = [text for text in options.system if names_whisper(text)]
+    servers = [text for text in options.system if text not in plain]
+    whispers = load_recognisers(plain, tasks, config)
     benchmark = Benchmark(
         tasks=tuple(tasks),
         sets=tuple(sets),
         systems=choose_systems(options),
-        servers=tuple(connect_all(options.system, config, options.at_once)),
+        servers=tuple(connect_all(servers, config, options.at_once)),
         files=tuple(map(load_answers, options.predictions)),
+        whispers=tuple(whispers),
         by=tuple(options.by),
         command=command,
     )
-    results = run(benchmark, _load(options, config, out), out, on_progress=_say)
+    results = run(benchmark, _load(options, config, whispers, out), out, on_progress=_say)
     print(format_results(results))
     write_cards(out, results)
     print(f"\nwritten: {out / 'results.json'}, {write_report(out)}")
@@ -273,16 +278,21 @@ def choose_systems(options: argparse.Namespace) -> tuple[str, ...]:
     if wanting:
         raise InputError(
             f"expected a CHECKPOINT for the system {wanting[0]!r}, found none; name its folder, or "
-            "score --system openai:URL#MODEL or --predictions FILE alone"
+            "score --system openai:URL#MODEL, --system whisper:SOURCE or --predictions FILE alone"
         )
     return named
 
 
-def _load(options: argparse.Namespace, config: GenerationConfig, out: Path) -> Models:
+def _load(
+    options: argparse.Namespace,
+    config: GenerationConfig,
+    whispers: Sequence[Recogniser],
+    out: Path,
+) -> Models:
     """Load the checkpoint's models; without one, find the table of spellings alone."""
     if options.checkpoint is None:
         spellings = options.whisper and resolve_folder(options.whisper, None, what="Whisper")
-        return no_models(spellings or out)
+        return no_models(spellings or (whispers[0].folder if whispers else out))
     if sys.stderr.isatty():
         print(f"loading {options.checkpoint}", file=sys.stderr)
     return load_models(

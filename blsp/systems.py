@@ -23,6 +23,7 @@ from blsp.errors import InputError
 from blsp.generation import (
     Answer,
     GenerationConfig,
+    Hearing,
     answer_speech,
     answer_texts,
     build_renderer,
@@ -277,6 +278,8 @@ class _Scribe:
             *self._loaded,
             audios,
             config=self._config,
-            audio_padding=self._model.config.audio_padding,  # type: ignore[arg-type]
-            language=language,
+            hearing=Hearing(
+                audio_padding=self._model.config.audio_padding,  # type: ignore[arg-type]
+                language=language,
+            ),
         )

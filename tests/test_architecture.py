@@ -91,6 +91,7 @@ MODULES = [
     "systems",
     "testsets",
     "foreign",
+    "whispers",
     "benchmark",
     "charts",
     "page",
