@@ -45,7 +45,7 @@ from blsp.results import (
     recompute,
     write_json,
 )
-from blsp.slices import Slices, slice_utterances, write_slices
+from blsp.slices import Sliced, read_slices, slice_utterances, write_slices
 from blsp.systems import Audio, Models
 from blsp.tasks import NORMALIZED, Task, build_messages, recognition_metrics
 from blsp.testsets import TestSet
@@ -158,16 +158,25 @@ class Benchmark:
         known = {s.condition: s.known | {one.id for one in s.utterances} for s in self.sets}
         return deal_answers(file, [task.name for task in self.tasks], known)
 
-    def slice(self) -> dict[str, Slices]:
-        """Return condition -> field -> id -> name of the slice.
+    def slice(self, trained_max_seconds: float | None = None) -> Sliced:
+        """Return what is in which slice.
+
+        Args:
+            trained_max_seconds: where durations are cut too.
 
         Raises:
             InputError: see `slice_utterances`.
         """
-        return {
-            one.condition: {field: slice_utterances(one.utterances, field) for field in self.by}
+        found = {
+            one.condition: {
+                field: slice_utterances(
+                    one.utterances, field, trained_max_seconds=trained_max_seconds
+                )
+                for field in self.by
+            }
             for one in self.sets
         }
+        return Sliced(slices=found, trained_max_seconds=trained_max_seconds)
 
     def questions(self, test_set: TestSet) -> Iterator[Question]:
         """Yield everything that can be scored."""
@@ -200,7 +209,7 @@ def run(
     record = _begin(benchmark, models, out)
     _copy_spellings(benchmark, models, out)
     if benchmark.by:
-        write_slices(out, benchmark.slice())
+        _write_slices(benchmark, models, out)
     log, on_progress = PredictionLog(out), on_progress or _silent
     asked = [_Asking(benchmark, one, models, log, on_progress) for one in benchmark.sets]
     _file_answers(asked)
@@ -219,6 +228,14 @@ def run(
     record["peak_memory_mb"] = max(record["peak_memory_mb"], peak_memory_mb())
     write_json(out / RUN, record | {"finished": True})
     return recompute(out)
+
+
+def _write_slices(benchmark: Benchmark, models: Models, out: Path) -> None:
+    """Cut durations at the longest of training, also where an earlier part of the run knew it."""
+    longest = models.trained_max_seconds
+    if longest is None:
+        longest = read_slices(out).trained_max_seconds
+    write_slices(out, benchmark.slice(longest))
 
 
 def _map_one(

@@ -25,24 +25,20 @@ from blsp.prediction_log import PredictionLog
 from blsp.results import (
     CASCADE,
     EMPTY,
-    MAIN,
     RANDOM,
     RESULTS,
     SANITY,
     SIMILARITY,
     SPEECH,
-    TEXT_BOUND,
     WHISPER,
     asked,
-    foreign_of,
     read_run,
 )
+from blsp.robustness import STYLES, draw_durations, draw_noise, first_metrics, shown_systems
+from blsp.slices import read_slices
 from blsp.tasks import LOWER_IS_BETTER
 
 REPORT, LOG = "report.html", "log.jsonl"
-
-_STYLES = {SPEECH: "s-speech", TEXT_BOUND: "s-bound", CASCADE: "s-cascade"}
-_STYLES |= dict.fromkeys(SANITY, "s-sanity")
 
 Row = Mapping[str, Any]
 
@@ -76,7 +72,8 @@ def build_report(folder: Path, training: Path, *, with_audio: bool = False) -> s
         _scores(results),
         _sanity(results),
         _bars(results),
-        _noise(results),
+        draw_noise(results),
+        draw_durations(results, read_slices(folder).trained_max_seconds),
         _slices(results),
         _losses(results, folder),
         _training(_load_lines(training / LOG)),
@@ -124,13 +121,8 @@ def _groups(results: Row) -> dict[tuple[str, str, str], dict[str, Row]]:
     return found
 
 
-def _first_metrics(results: Row) -> dict[str, str]:
-    """Task -> the metric that stands for it."""
-    return {task["name"]: task["metrics"][0] for task in results["tasks"]}
-
-
 def _headline(results: Row) -> str:
-    first = _first_metrics(results)
+    first = first_metrics(results)
     held_out = {task["name"] for task in results["tasks"] if task["held_out"]}
     ratios = [
         one
@@ -175,12 +167,6 @@ def _ratio_tile(name: str, found: Sequence[Row]) -> str:
     return build_tile(f"of the cascade, {name}", share, escape(note))
 
 
-def shown_systems(results: Row) -> list[str]:
-    """The systems a reader asks about: ours but the sanity systems, then those from elsewhere."""
-    found = dict.fromkeys(row["system"] for row in results["rows"])
-    return [*(name for name in MAIN if name in found), *sorted(foreign_of(found))]
-
-
 def _scores(results: Row) -> str:
     names = shown_systems(results)
     compared = {
@@ -212,7 +198,7 @@ def _sanity(results: Row) -> str:
     verdicts = {
         (one["condition"], one["task"], one["metric"]): one["verdict"] for one in results["checks"]
     }
-    rows, first = [], _first_metrics(results)
+    rows, first = [], first_metrics(results)
     for key, systems in _groups(results).items():
         if key[2] != first[key[1]] or not any(name in systems for name in SANITY):
             continue
@@ -304,7 +290,7 @@ def _interval(row: Row) -> str:
 
 
 def _bars(results: Row) -> str:
-    cards, first = [], _first_metrics(results)
+    cards, first = [], first_metrics(results)
     for (condition, task, metric), systems in _groups(results).items():
         if metric != first[task] or WHISPER in systems:
             continue
@@ -314,49 +300,13 @@ def _bars(results: Row) -> str:
                 value=row["value"],
                 low=row["ci_low"],
                 high=row["ci_high"],
-                style=_STYLES.get(name, "s-foreign"),
+                style=STYLES.get(name, "s-foreign"),
             )
             for name, row in systems.items()
         ]
         title = f"{task}, {metric}, {condition}"
         cards.append(build_card(title, draw_bars(bars, title=title)))
     return f'<h2>Systems side by side</h2><div class="grid">{"".join(cards)}</div>'
-
-
-def _noise(results: Row) -> str:
-    """Scores while noise grows, a picture for each manifest and task."""
-    levels = {one["condition"]: one["noise"]["snr_db"] for one in results["sets"] if "noise" in one}
-    manifests = {one["condition"]: one.get("manifest", "") for one in results["sets"]}
-    first = _first_metrics(results)
-    found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
-    for row in sorted(results["rows"], key=lambda row: levels.get(row["condition"], 0.0)):
-        if row["condition"] in levels and row["metric"] == first[row["task"]]:
-            curves = found.setdefault((manifests[row["condition"]], row["task"]), {})
-            point = (levels[row["condition"]], row["value"])
-            curves.setdefault(row["system"], []).append(point)
-    cards = [
-        build_card(
-            title := f"{task}, {first[task]}, {Path(manifest).stem}",
-            draw_curves(
-                [
-                    Curve(
-                        label=name,
-                        points=points,
-                        style=_STYLES.get(name, "s-foreign"),
-                        broken=name in SANITY,
-                    )
-                    for name, points in curves.items()
-                ],
-                title=f"{title}, over decibels",
-                unit="dB",
-            ),
-        )
-        for (manifest, task), curves in found.items()
-    ]
-    note = (
-        '<p class="dim">From left to right the noise gets weaker, in decibels below the speech.</p>'
-    )
-    return f'<h2>Under noise</h2>{note}<div class="grid">{"".join(cards)}</div>' if cards else ""
 
 
 def _training(log: Sequence[Mapping[str, Any]]) -> str:

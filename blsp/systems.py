@@ -59,6 +59,8 @@ class Models:
     """What they are and how they decode; a run is continued only with the same."""
     whisper: Path
     """Folder of the Whisper, for its table of spellings."""
+    trained_max_seconds: float | None = None
+    """The longest recording of the checkpoint's training, if it knows."""
     map_sentence: Callable[[Audio, str], dict[str, Any]] | None = None
     """A recording and its transcript -> `text`, its `tokens`, and `values`: the cosine of every
     speech position with every token."""
@@ -186,6 +188,7 @@ def build_models(
 
     return Models(
         map_sentence=map_sentence,
+        trained_max_seconds=model.config.trained_max_seconds,
         read=_Reader(model, renderer, config).read,
         hear=hear,
         transcribe=_Scribe(model, whisper, config).transcribe,

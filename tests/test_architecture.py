@@ -95,6 +95,7 @@ MODULES = [
     "benchmark",
     "charts",
     "page",
+    "robustness",
     "statistics_page",
     "report",
     "comparison_page",
