@@ -92,6 +92,7 @@ MODULES = [
     "testsets",
     "foreign",
     "whispers",
+    "official",
     "benchmark",
     "charts",
     "page",
