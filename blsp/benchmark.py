@@ -46,10 +46,11 @@ from blsp.results import (
     recompute,
     write_json,
 )
-from blsp.slices import Slices, slice_utterances, write_slices
+from blsp.slices import Sliced, read_slices, slice_utterances, write_slices
 from blsp.systems import Audio, Models
 from blsp.tasks import NORMALIZED, Task, build_messages, recognition_metrics
 from blsp.testsets import TestSet
+from blsp.whispers import Recogniser, find_spoken
 
 HEARING = frozenset({SPEECH, SHUFFLED_AUDIO})
 READING = frozenset({TEXT_BOUND, CASCADE, SHUFFLED_TEXT})
@@ -82,6 +83,8 @@ class Benchmark:
     """Systems from elsewhere that are asked too."""
     files: tuple[AnswerFile, ...] = ()
     """Systems from elsewhere that have answered."""
+    whispers: tuple[Recogniser, ...] = ()
+    """Plain Whispers that are asked too."""
     by: tuple[str, ...] = ()
     """Keys of the manifest, or `duration`, that scores are sliced by."""
     seed: int = 0
@@ -102,13 +105,18 @@ class Benchmark:
             self.deal(file)
         self.slice()
 
+    @property
+    def foreign(self) -> tuple[Server | AnswerFile | Recogniser, ...]:
+        """All systems that are none of a checkpoint's."""
+        return (*self.servers, *self.files, *self.whispers)
+
     def _check_names(self) -> None:
-        foreign = [one.name for one in (*self.servers, *self.files)]
+        foreign = [one.name for one in self.foreign]
         for name in foreign:
             if not name or name in (*SYSTEMS, WHISPER) or foreign.count(name) > 1:
                 raise InputError(
                     f"expected a name of its own for each system from elsewhere, found {name!r}; "
-                    "rename it (--predictions NAME=FILE)"
+                    "rename it (--predictions NAME=FILE, --system NAME=whisper:SOURCE)"
                 )
         for what, names in (
             ("task", [task.name for task in self.tasks]),
@@ -151,16 +159,25 @@ class Benchmark:
         known = {s.condition: s.known | {one.id for one in s.utterances} for s in self.sets}
         return deal_answers(file, [task.name for task in self.tasks], known)
 
-    def slice(self) -> dict[str, Slices]:
-        """Return condition -> field -> id -> name of the slice.
+    def slice(self, trained_max_seconds: float | None = None) -> Sliced:
+        """Return what is in which slice.
+
+        Args:
+            trained_max_seconds: where durations are cut too.
 
         Raises:
             InputError: see `slice_utterances`.
         """
-        return {
-            one.condition: {field: slice_utterances(one.utterances, field) for field in self.by}
+        found = {
+            one.condition: {
+                field: slice_utterances(
+                    one.utterances, field, trained_max_seconds=trained_max_seconds
+                )
+                for field in self.by
+            }
             for one in self.sets
         }
+        return Sliced(slices=found, trained_max_seconds=trained_max_seconds)
 
     def questions(self, test_set: TestSet) -> Iterator[Question]:
         """Yield everything that can be scored."""
@@ -196,12 +213,15 @@ def run(
         out, ((s.condition, t, one) for s in benchmark.sets for t, one, _ in benchmark.questions(s))
     )
     if benchmark.by:
-        write_slices(out, benchmark.slice())
+        _write_slices(benchmark, models, out)
     log, on_progress = PredictionLog(out), on_progress or _silent
     asked = [_Asking(benchmark, one, models, log, on_progress) for one in benchmark.sets]
     _file_answers(asked)
+    _check_whispers(asked)
     for asking in asked:
         _run_set(asking)
+        for whisper in benchmark.whispers:
+            _ask_whisper(asking, whisper)
     for server in benchmark.servers:
         announce(sum(len(one.todo(server.name)) for one in asked), "recordings", server.host)
         for asking in asked:
@@ -212,6 +232,14 @@ def run(
     record["peak_memory_mb"] = max(record["peak_memory_mb"], peak_memory_mb())
     write_json(out / RUN, record | {"finished": True})
     return recompute(out)
+
+
+def _write_slices(benchmark: Benchmark, models: Models, out: Path) -> None:
+    """Cut durations at the longest of training, also where an earlier part of the run knew it."""
+    longest = models.trained_max_seconds
+    if longest is None:
+        longest = read_slices(out).trained_max_seconds
+    write_slices(out, benchmark.slice(longest))
 
 
 def _map_one(
@@ -254,9 +282,7 @@ def _begin(benchmark: Benchmark, models: Models, out: Path) -> dict[str, Any]:
         "seed": benchmark.seed,
         "models": dict(models.description),
         "systems": list(benchmark.systems),
-        "foreign": {
-            one.name: dict(one.description) for one in (*benchmark.servers, *benchmark.files)
-        },
+        "foreign": {one.name: dict(one.description) for one in benchmark.foreign},
         "sets": [one.describe() for one in benchmark.sets],
         "tasks": tasks,
         "without_reference": {
@@ -440,6 +466,30 @@ def _ask_server(asking: _Asking, server: Server) -> None:
         asking.on_progress(label, done, len(questions))
 
     do_at_once(range(len(questions)), ask, keep, server.at_once)
+
+
+def _check_whispers(asked: Sequence[_Asking]) -> None:
+    """Refuse what a Whisper cannot hear before anybody is asked."""
+    for asking in asked:
+        for whisper in asking.benchmark.whispers:
+            for task, utterance, _ in asking.todo(whisper.name):
+                whisper.check(task, utterance)
+
+
+def _ask_whisper(asking: _Asking, whisper: Recogniser) -> None:
+    """Ask for all words of one task and language together."""
+    alike: dict[tuple[str, str], list[Question]] = {}
+    for one in asking.todo(whisper.name):
+        spoken = find_spoken(one[0], one[1])
+        assert spoken is not None  # `_check_whispers`
+        alike.setdefault((one[0].name, spoken), []).append(one)
+    for (_, language), questions in alike.items():
+        task, label = questions[0][0], f"{whisper.name}, {asking.test_set.condition}"
+        for start in range(0, len(questions), _AT_ONCE):
+            chunk = questions[start : start + _AT_ONCE]
+            audios = [asking.test_set.load(utterance) for _, utterance, _ in chunk]
+            _write_texts(asking, whisper.name, chunk, whisper.write(audios, task, language))
+            asking.on_progress(label, start + len(chunk), len(questions))
 
 
 def _file_answers(asked: Sequence[_Asking]) -> None:

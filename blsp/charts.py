@@ -72,17 +72,31 @@ def draw_counts(counts: Sequence[tuple[str, int]], *, title: str) -> str:
     return _svg(rows, height=len(counts) * _ROW + 6, title=title)
 
 
-def draw_curves(curves: Sequence[Curve], *, title: str, unit: str = "step") -> str:
+def draw_curves(
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    unit: str = "step",
+    ticks: Sequence[tuple[float, str]] = (),
+    mark: float | None = None,
+) -> str:
     """Curves over steps, or what else ``unit`` names, in one pair of axes, with a legend.
 
     Points that are no number are left out: a log that grew while it went wrong must still be
     readable, so the axis follows finite values.
+
+    Args:
+        curves: what is drawn.
+        title: said to those who do not see it.
+        unit: of the axis, named at its right end.
+        ticks: places on the axis and what stands below them, in place of its two ends.
+        mark: where a broken line goes up.
     """
     kept = [(curve, [p for p in curve.points if math.isfinite(p[1])]) for curve in curves]
     kept = [(curve, points) for curve, points in kept if points]
     if not kept:
         return ""
-    xs = [x for _, points in kept for x, _ in points]
+    xs = [*(x for _, points in kept for x, _ in points), *(x for x, _ in ticks)]
     ys = [y for _, points in kept for _, y in points]
     axes = _Axes(min(xs), max(xs), min(0.0, *ys), max(ys))
     lines = "".join(_draw_curve(curve, points, axes) for curve, points in kept)
@@ -94,7 +108,10 @@ def draw_curves(curves: Sequence[Curve], *, title: str, unit: str = "step") -> s
         for i, (curve, points) in enumerate(kept)
     )
     height = _TOP + _HEIGHT + 34 + 15 * len(kept)
-    frame = _draw_axes(axes, f"{unit} {axes.right:.6g}")
+    ends = [(axes.left, f"{axes.left:.4g}"), (axes.right, f"{unit} {axes.right:.6g}")]
+    if axes.left == axes.right:
+        ends = ends[1:]
+    frame = _draw_axes(axes, ticks or ends) + _draw_mark(axes, mark)
     return _svg(frame + lines + legend, height=height, title=title)
 
 
@@ -112,14 +129,33 @@ class _Axes:
         return _LEFT + across * (WIDTH - _LEFT - 6), _TOP + _HEIGHT - up * _HEIGHT
 
 
-def _draw_axes(axes: _Axes, right: str) -> str:
+def _draw_axes(axes: _Axes, ticks: Sequence[tuple[float, str]]) -> str:
     bottom = _TOP + _HEIGHT
     return (
         f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{WIDTH - 6}"/>'
         f'<text x="{_LEFT - 4}" y="{_TOP + 8}" text-anchor="end">{axes.top:.3g}</text>'
         f'<text x="{_LEFT - 4}" y="{bottom}" text-anchor="end">{axes.bottom:.3g}</text>'
-        f'<text x="{_LEFT}" y="{bottom + 14}">{axes.left:.4g}</text>'
-        f'<text x="{WIDTH - 6}" y="{bottom + 14}" text-anchor="end">{right}</text>'
+        + "".join(_draw_tick(axes, x, label) for x, label in ticks)
+    )
+
+
+def _draw_tick(axes: _Axes, x: float, label: str) -> str:
+    """What stands below a place; at the ends of the axis it stays inside."""
+    across, bottom = axes.place(x, axes.bottom)
+    anchor = "start" if x == axes.left else "end" if x == axes.right else "middle"
+    return (
+        f'<text x="{across:.6g}" y="{bottom + 14:.6g}" text-anchor="{anchor}">'
+        f"{escape(label)}</text>"
+    )
+
+
+def _draw_mark(axes: _Axes, x: float | None) -> str:
+    if x is None:
+        return ""
+    across, _ = axes.place(x, axes.bottom)
+    return (
+        f'<path class="axis mark" d="M{across:.1f} {_TOP}V{_TOP + _HEIGHT}" '
+        'stroke-dasharray="2 3"/>'
     )
 
 
@@ -149,7 +185,7 @@ def draw_scatter(
         marks.append(f'<circle class="point" cx="{x + right:.1f}" cy="{y + up:.1f}" r="2.5"/>')
     means = _draw_curve(Curve(label="mean", points=line, style="s-bound"), line, axes)
     height = _TOP + _HEIGHT + 24
-    frame = _draw_axes(axes, "word error rate 1")
+    frame = _draw_axes(axes, [(0.0, "0"), (1.0, "word error rate 1")])
     return _svg(frame + "".join(marks) + means, height=height, title=title)
 
 

@@ -26,12 +26,22 @@ from blsp.generation import GenerationConfig, read_prompt
 from blsp.manifest import Utterance
 from blsp.model.foundations import resolve_folder
 from blsp.noise import BABBLE, KINDS, Noise
+from blsp.official import (
+    Corpus,
+    Named,
+    collect_values,
+    find_corpus,
+    find_tests,
+    load_corpora,
+    read_whole,
+)
 from blsp.questions import Subject, find_subjects
 from blsp.report import REPORT, write_report
 from blsp.results import SHUFFLED_AUDIO, SHUFFLED_TEXT, SYSTEMS, recompute, write_json
 from blsp.systems import Models, load_models, no_models
 from blsp.tasks import MetricName, Task
 from blsp.testsets import TestSet, load_test_set
+from blsp.whispers import Recogniser, load_recognisers, names_whisper
 
 COMPARISON = "comparison.json"
 
@@ -55,13 +65,7 @@ def build_parser(
     )
     add_checkpoint_options(parser, required=False)
     add_bits_option(parser)
-    parser.add_argument(
-        "--manifest",
-        action="append",
-        required=True,
-        metavar="[NAME=]FILE",
-        help="test set; several are scored as conditions, named as the file if not otherwise",
-    )
+    _add_data_options(parser, load_corpora(name))
     parser.add_argument("--out", type=Path, help=f"folder (default: runs/eval/{name})")
     parser.add_argument(
         "--instruction",
@@ -93,6 +97,28 @@ def build_parser(
     return parser
 
 
+def _add_data_options(parser: argparse.ArgumentParser, known: Named) -> None:
+    parser.add_argument(
+        "--manifest",
+        action="append",
+        metavar="[NAME=]FILE",
+        help="test set; several are scored as conditions, named as the file if not otherwise",
+    )
+    parser.set_defaults(corpus=None, data=None, known=known)
+    if known:
+        parser.add_argument(
+            "--corpus",
+            metavar="NAME",
+            help=f"official test, labels, metrics and instruction of {', '.join(known)}",
+        )
+        parser.add_argument(
+            "--data",
+            type=Path,
+            metavar="DIR",
+            help="where blsp prep wrote the corpus (default: data/NAME)",
+        )
+
+
 def _add_noise_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--snr",
@@ -110,10 +136,29 @@ def _add_noise_options(parser: argparse.ArgumentParser) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Lets the checkpoint stand anywhere, though it may be left out."""
+    """Lets the checkpoint stand anywhere, though it may be left out, and looks up the corpus."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        return self.parse_intermixed_args(args, namespace)
+        return _look_up(self.parse_intermixed_args(args, namespace))
+
+
+def _look_up(options: argparse.Namespace) -> argparse.Namespace:
+    """Put the `Corpus` in `official`, an empty one if none is named, and its tests in `manifest`.
+
+    Raises:
+        InputError: an unknown corpus, one whose test is not there, or nothing to score.
+    """
+    name = options.corpus
+    if options.data is not None and name is None:
+        raise InputError("--data: expected --corpus NAME with it, found none; name the corpus")
+    options.official = find_corpus(options.known, name) if name is not None else Corpus()
+    if name is not None:
+        options.data = options.data or Path("data") / (options.official.prep or name)
+        options.manifest = options.manifest or find_tests(options.official, name, options.data)
+    if not options.manifest:
+        other = " or --corpus NAME" if options.known else ""
+        raise InputError(f"expected --manifest FILE{other}, found none; name what is scored")
+    return options
 
 
 def _add_foreign_options(parser: argparse.ArgumentParser) -> None:
@@ -121,9 +166,9 @@ def _add_foreign_options(parser: argparse.ArgumentParser) -> None:
         "--system",
         action="append",
         default=[],
-        metavar="openai:URL#MODEL",
-        help=f"a server that hears, beside the checkpoint or alone; its key, if it wants one, in "
-        f"${KEY}",
+        metavar="openai:URL#MODEL, [NAME=]whisper:SOURCE",
+        help=f"beside the checkpoint or alone: a server that hears, its key, if it wants one, in "
+        f"${KEY}; or a Whisper, folder or hub id, where words are asked for",
     )
     parser.add_argument(
         "--at-once", type=int, default=8, help="recordings under way to a server (default 8)"
@@ -168,10 +213,32 @@ def _read_levels(text: str) -> list[float]:
 
 
 def find_values(sets: Sequence[TestSet], field: str) -> tuple[str, ...]:
-    """Return what a field of the utterances holds anywhere, each value once, sorted."""
+    """Return what a key of the utterances holds anywhere, each value once, sorted."""
     utterances: list[Utterance] = [one for test_set in sets for one in test_set.utterances]
-    found = {getattr(one, field) for one in utterances}
-    return tuple(sorted(value for value in found if value))
+    return collect_values(utterances, field)
+
+
+def choose_prompts(options: argparse.Namespace, usual: str) -> list[str]:
+    """Return what was asked for on the command line, else of the corpus, else as usual."""
+    return options.instruction or [options.official.instruction or usual]
+
+
+def collect_labels(
+    options: argparse.Namespace, sets: Sequence[TestSet], field: str
+) -> tuple[str, ...]:
+    """Return all labels: those named, else the corpus's list, else those that its manifests have.
+
+    Args:
+        options: of a parser with `--labels`.
+        sets: that are scored, whose labels count too.
+        field: where a label stands.
+    """
+    if options.labels:
+        return tuple(options.labels.split(","))
+    if options.official.labels:
+        return options.official.labels
+    whole = read_whole(options.official, options.data) if options.data else []
+    return tuple(sorted({*find_values(sets, field), *collect_values(whole, field)}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,28 +266,51 @@ def run_labels(benchmark: LabelBenchmark, description: str, argv: Sequence[str] 
     Raises:
         InputError: no utterance has a label, or what `run_tasks` finds wrong.
     """
-    name, field = benchmark.name, benchmark.field
-    parser = build_parser(name, description, systems=benchmark.systems)
-    parser.add_argument("--labels", help=f"all {field}s, with commas (default: the manifests')")
-    options = parser.parse_args(argv)
+    options = build_label_parser(benchmark, description).parse_args(argv)
     sets = load_sets(options)
-    found = find_values(sets, field)
-    if not found:
+    task = build_label_task(benchmark, options, sets)
+    return run_tasks(options, [task], sets, command=write_command(benchmark.name, argv))
+
+
+def build_label_parser(benchmark: LabelBenchmark, description: str) -> argparse.ArgumentParser:
+    """Return the arguments of a benchmark of labels."""
+    parser = build_parser(benchmark.name, description, systems=benchmark.systems)
+    parser.add_argument(
+        "--labels", help=f"all {benchmark.field}s, with commas (default: the corpus's, manifests')"
+    )
+    return parser
+
+
+def build_label_task(
+    benchmark: LabelBenchmark, options: argparse.Namespace, sets: Sequence[TestSet]
+) -> Task:
+    """Return the question that has one of some labels as its answer.
+
+    Args:
+        benchmark: what is asked where neither corpus nor command line say otherwise.
+        options: of `build_label_parser`.
+        sets: that are scored.
+
+    Raises:
+        InputError: no utterance has a label.
+    """
+    official: Corpus = options.official
+    field = official.field or benchmark.field
+    if not find_values(sets, field):
         raise InputError(
             f"expected `{field}` in the utterances of {', '.join(options.manifest)}, found none; "
             "add it, or score another task"
         )
-    labels = tuple(options.labels.split(",")) if options.labels else found
-    prompts = options.instruction or [benchmark.instruction]
-    task = Task(
+    labels = collect_labels(options, sets, field)
+    prompts = choose_prompts(options, benchmark.instruction)
+    return Task(
         name=field,
         prompts=tuple(prompt.replace("{labels}", ", ".join(labels)) for prompt in prompts),
         reference=field,
-        metrics=benchmark.metrics,
+        metrics=official.metrics or benchmark.metrics,
         labels=labels,
         held_out=options.held_out,
     )
-    return run_tasks(options, [task], sets, command=write_command(name, argv))
 
 
 def run_tasks(
@@ -243,16 +333,20 @@ def run_tasks(
     logging.disable_progress_bar()
     config = GenerationConfig(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     out = options.out or Path("runs/eval") / "-".join(task.name for task in tasks)
+    plain = [text for text in options.system if names_whisper(text)]
+    servers = [text for text in options.system if text not in plain]
+    whispers = load_recognisers(plain, tasks, config)
     benchmark = Benchmark(
         tasks=tuple(tasks),
         sets=tuple(sets),
         systems=choose_systems(options),
-        servers=tuple(connect_all(options.system, config, options.at_once)),
+        servers=tuple(connect_all(servers, config, options.at_once)),
         files=tuple(map(load_answers, options.predictions)),
+        whispers=tuple(whispers),
         by=tuple(options.by),
         command=command,
     )
-    results = run(benchmark, _load(options, config, out), out, on_progress=say)
+    results = run(benchmark, _load(options, config, whispers, out), out, on_progress=say)
     print(format_results(results))
     write_cards(out, results)
     print(f"\nwritten: {out / 'results.json'}, {write_report(out)}")
@@ -274,16 +368,21 @@ def choose_systems(options: argparse.Namespace) -> tuple[str, ...]:
     if wanting:
         raise InputError(
             f"expected a CHECKPOINT for the system {wanting[0]!r}, found none; name its folder, or "
-            "score --system openai:URL#MODEL or --predictions FILE alone"
+            "score --system openai:URL#MODEL, --system whisper:SOURCE or --predictions FILE alone"
         )
     return named
 
 
-def _load(options: argparse.Namespace, config: GenerationConfig, out: Path) -> Models:
+def _load(
+    options: argparse.Namespace,
+    config: GenerationConfig,
+    whispers: Sequence[Recogniser],
+    out: Path,
+) -> Models:
     """Load the checkpoint's models; without one, find the table of spellings alone."""
     if options.checkpoint is None:
         spellings = options.whisper and resolve_folder(options.whisper, None, what="Whisper")
-        return no_models(spellings or out)
+        return no_models(spellings or (whispers[0].folder if whispers else out))
     if sys.stderr.isatty():
         print(f"loading {options.checkpoint}", file=sys.stderr)
     return load_models(

@@ -457,6 +457,21 @@ def _encoder_of(whisper: WhisperForConditionalGeneration) -> BlspWhisperEncoder:
     return encoder.train(present.training)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hearing:
+    """What Whisper is told about recordings."""
+
+    audio_padding: AudioPadding = "variable"
+    """As the speech model that it is compared with; ``max`` is as it was trained."""
+    language: str = "en"
+    """Of the speech, for a multilingual Whisper."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """A multilingual Whisper translates too, into English alone."""
+
+
+AS_SPOKEN = Hearing()
+
+
 @dataclass(frozen=True)
 class Transcript:
     """What Whisper heard in one window."""
@@ -477,8 +492,7 @@ def transcribe(
     audios: Sequence[np.ndarray],
     *,
     config: GenerationConfig,
-    audio_padding: AudioPadding = "variable",
-    language: str = "en",
+    hearing: Hearing = AS_SPOKEN,
 ) -> list[str]:
     """Transcribe recordings, in their order; greedy, and longer ones in windows.
 
@@ -487,8 +501,7 @@ def transcribe(
         processor: its own.
         audios: (n,) mono samples at 16 kHz.
         config: `batch_size` and `max_new_tokens` count, the latter up to what the decoder can.
-        audio_padding: as the speech model that it is compared with.
-        language: of the speech, for a multilingual Whisper.
+        hearing: language, padding and whether to translate.
     """
     size = count_window_samples(whisper, processor)
     windows = [
@@ -501,8 +514,7 @@ def transcribe(
         processor,
         [audio for _, audio in windows],
         config=config,
-        audio_padding=audio_padding,
-        language=language,
+        hearing=hearing,
     )
     heard: list[list[str]] = [[] for _ in audios]
     for (clip, _), transcript in zip(windows, transcripts, strict=True):
@@ -517,11 +529,10 @@ def transcribe_windows(
     audios: Sequence[np.ndarray],
     *,
     config: GenerationConfig,
-    audio_padding: AudioPadding = "variable",
-    language: str = "en",
+    hearing: Hearing = AS_SPOKEN,
 ) -> list[Transcript]:
     """Transcribe recordings of up to one window, and say how sure Whisper is; as `transcribe`."""
-    return _Scribe(whisper, processor, config, audio_padding, language).transcribe_all(audios)
+    return _Scribe(whisper, processor, config, hearing).transcribe_all(audios)
 
 
 def count_window_samples(
@@ -540,12 +551,11 @@ class _Scribe:
         whisper: WhisperForConditionalGeneration,
         processor: Any,
         config: GenerationConfig,
-        audio_padding: AudioPadding,
-        language: str,
+        hearing: Hearing,
     ) -> None:
         self._whisper, self._processor = whisper, processor
         self._encoder = _encoder_of(whisper)
-        self._pads, self._config = audio_padding == "max", config
+        self._pads, self._config = hearing.audio_padding == "max", config
         self.window_samples = count_window_samples(whisper, processor)
         # Start, language, task and "no timestamps" come before what is written.
         room = whisper.config.max_target_positions - 4
@@ -558,7 +568,7 @@ class _Scribe:
         ends = made.eos_token_id
         self._ends: list[int] = ends if isinstance(ends, list) else [ends]
         if getattr(made, "is_multilingual", False):
-            self._settings |= {"language": language, "task": "transcribe"}
+            self._settings |= {"language": hearing.language, "task": hearing.task}
         last_word = getattr(made, "no_timestamps_token_id", None)
         if last_word is not None:
             # A timestamp written nevertheless would make the library seek in features that it was

@@ -25,25 +25,20 @@ from blsp.prediction_log import PredictionLog
 from blsp.results import (
     CASCADE,
     EMPTY,
-    MAIN,
     RANDOM,
     RESULTS,
     SANITY,
     SIMILARITY,
     SPEECH,
-    TEXT_BOUND,
     WHISPER,
     asked,
-    foreign_of,
-    leads,
     read_run,
 )
+from blsp.robustness import STYLES, draw_durations, draw_noise, is_leading, shown_systems
+from blsp.slices import read_slices
 from blsp.tasks import LOWER_IS_BETTER
 
 REPORT, LOG = "report.html", "log.jsonl"
-
-_STYLES = {SPEECH: "s-speech", TEXT_BOUND: "s-bound", CASCADE: "s-cascade"}
-_STYLES |= dict.fromkeys(SANITY, "s-sanity")
 
 Row = Mapping[str, Any]
 
@@ -77,7 +72,8 @@ def build_report(folder: Path, training: Path, *, with_audio: bool = False) -> s
         _scores(results),
         _sanity(results),
         _bars(results),
-        _noise(results),
+        draw_noise(results),
+        draw_durations(results, read_slices(folder).trained_max_seconds),
         _slices(results),
         _losses(results, folder),
         _training(_load_lines(training / LOG)),
@@ -125,19 +121,13 @@ def _groups(results: Row) -> dict[tuple[str, str, str], dict[str, Row]]:
     return found
 
 
-def _leads(results: Row, task: str, metric: str) -> bool:
-    """Whether a metric stands for a task."""
-    (metrics,) = [one["metrics"] for one in results["tasks"] if one["name"] == task]
-    return leads(metric, metrics)
-
-
 def _headline(results: Row) -> str:
     held_out = {task["name"] for task in results["tasks"] if task["held_out"]}
     ratios = [
         one
         for one in results["comparisons"]
         if one["second"] == CASCADE
-        and _leads(results, one["task"], one["metric"])
+        and is_leading(results, one["task"], one["metric"])
         and one["ratio"] is not None
     ]
     kinds = {
@@ -176,12 +166,6 @@ def _ratio_tile(name: str, found: Sequence[Row]) -> str:
     return build_tile(f"of the cascade, {name}", share, escape(note))
 
 
-def shown_systems(results: Row) -> list[str]:
-    """The systems a reader asks about: ours but the sanity systems, then those from elsewhere."""
-    found = dict.fromkeys(row["system"] for row in results["rows"])
-    return [*(name for name in MAIN if name in found), *sorted(foreign_of(found))]
-
-
 def _scores(results: Row) -> str:
     names = shown_systems(results)
     compared = {
@@ -215,7 +199,7 @@ def _sanity(results: Row) -> str:
     }
     rows = []
     for key, systems in _groups(results).items():
-        if not _leads(results, *key[1:]) or not any(name in systems for name in SANITY):
+        if not is_leading(results, *key[1:]) or not any(name in systems for name in SANITY):
             continue
         verdict = verdicts.get(key, "")
         mark = "bad" if verdict == "better" else "good" if verdict == "inside" else "dim"
@@ -308,7 +292,7 @@ def _interval(row: Row) -> str:
 def _bars(results: Row) -> str:
     cards = []
     for (condition, task, metric), systems in _groups(results).items():
-        if not _leads(results, task, metric) or WHISPER in systems:
+        if not is_leading(results, task, metric) or WHISPER in systems:
             continue
         bars = [
             Bar(
@@ -316,49 +300,13 @@ def _bars(results: Row) -> str:
                 value=row["value"],
                 low=row["ci_low"],
                 high=row["ci_high"],
-                style=_STYLES.get(name, "s-foreign"),
+                style=STYLES.get(name, "s-foreign"),
             )
             for name, row in systems.items()
         ]
         title = f"{task}, {metric}, {condition}"
         cards.append(build_card(title, draw_bars(bars, title=title)))
     return f'<h2>Systems side by side</h2><div class="grid">{"".join(cards)}</div>'
-
-
-def _noise(results: Row) -> str:
-    """Scores while noise grows, a picture for each manifest and task."""
-    levels = {one["condition"]: one["noise"]["snr_db"] for one in results["sets"] if "noise" in one}
-    manifests = {one["condition"]: one.get("manifest", "") for one in results["sets"]}
-    found: dict[tuple[str, str, str], dict[str, list[tuple[float, float]]]] = {}
-    for row in sorted(results["rows"], key=lambda row: levels.get(row["condition"], 0.0)):
-        if row["condition"] in levels and _leads(results, row["task"], row["metric"]):
-            key = (manifests[row["condition"]], row["task"], row["metric"])
-            curves = found.setdefault(key, {})
-            point = (levels[row["condition"]], row["value"])
-            curves.setdefault(row["system"], []).append(point)
-    cards = [
-        build_card(
-            title := f"{task}, {metric}, {Path(manifest).stem}",
-            draw_curves(
-                [
-                    Curve(
-                        label=name,
-                        points=points,
-                        style=_STYLES.get(name, "s-foreign"),
-                        broken=name in SANITY,
-                    )
-                    for name, points in curves.items()
-                ],
-                title=f"{title}, over decibels",
-                unit="dB",
-            ),
-        )
-        for (manifest, task, metric), curves in found.items()
-    ]
-    note = (
-        '<p class="dim">From left to right the noise gets weaker, in decibels below the speech.</p>'
-    )
-    return f'<h2>Under noise</h2>{note}<div class="grid">{"".join(cards)}</div>' if cards else ""
 
 
 def _training(log: Sequence[Mapping[str, Any]]) -> str:

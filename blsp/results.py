@@ -99,7 +99,7 @@ def recompute(folder: str | Path) -> dict[str, Any]:
         scores |= compute_judged(judged, task, condition, answers)
         where = {"task": task.name, "condition": condition}
         results["rows"] += _rows(scores, where, _speakers(answers), held_out=task.held_out)
-        found = score_slices(scores, slices.get(condition, {}))
+        found = score_slices(scores, slices.slices.get(condition, {}))
         results["slices"] += [{**row, **where} for row in found]
         results["comparisons"] += _comparisons(scores, where)
         results["checks"] += _checks(scores, task, where)

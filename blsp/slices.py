@@ -1,15 +1,18 @@
 """Scores of parts of a test set: by speaker, accent, any key of its manifest, or by duration.
 
 A mean hides whom a model does not understand. What each utterance belongs to is written once into
-the run folder (`slices.json`: condition -> field -> id -> name of the slice), so that slices are
-scored again from predictions like everything else. Utterances and the statistics of a whole test
-set enter; rows with value, interval and number of utterances leave.
+the run folder (`slices.json`), with the edges at which durations were cut, so that slices are
+scored again from predictions like everything else, without the checkpoint whose longest recording
+of training is one of the edges. Utterances and the statistics of a whole test set enter; rows with
+value, interval and number of utterances leave.
 """
 
 import json
+import math
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +28,69 @@ NOTHING = "(none)"
 """The slice of utterances that lack the field."""
 MOST = 200
 """Slices of a field; more are no table that anybody reads."""
-_ENDS = (2, 5, 10, 30)
-_DURATIONS = ("0 to 2 s", "2 to 5 s", "5 to 10 s", "10 to 30 s", "over 30 s")
-"""Each with its end, and without its beginning."""
+EDGES = (2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
+"""Seconds at which durations are cut; Whisper hears 30 s at once."""
+_NEAR = 0.1
+"""An edge nearer to the longest recording of training than this share of it gives way to it."""
+_BETWEEN = re.compile(r"([\d.e+-]+) to ([\d.e+-]+) s")
+_OVER = re.compile(r"over ([\d.e+-]+) s")
 
 Slices = Mapping[str, Mapping[str, str]]
 """Field -> id -> name of the slice, of one test set."""
 
 
-def slice_utterances(utterances: Sequence[Utterance], field: str) -> dict[str, str]:
+@dataclass(frozen=True, kw_only=True)
+class Sliced:
+    """What `slices.json` holds."""
+
+    slices: Mapping[str, Slices]
+    """Condition -> slices."""
+    trained_max_seconds: float | None = None
+    """Of the checkpoint that was asked, if it knows and one was: an edge of the durations."""
+
+
+def find_edges(trained_max_seconds: float | None) -> tuple[float, ...]:
+    """Return the seconds at which durations are cut, with the longest of training among them."""
+    if trained_max_seconds is None:
+        return EDGES
+    room = _NEAR * trained_max_seconds
+    kept = [edge for edge in EDGES if abs(edge - trained_max_seconds) > room]
+    return tuple(sorted([*kept, trained_max_seconds]))
+
+
+def find_bounds(name: str) -> tuple[float, float] | None:
+    """Return beginning and end in seconds of a slice of durations; None where it is of others."""
+    if found := _BETWEEN.fullmatch(name):
+        return float(found[1]), float(found[2])
+    if found := _OVER.fullmatch(name):
+        return float(found[1]), math.inf
+    return None
+
+
+def _name_duration(seconds: float, edges: Sequence[float]) -> str:
+    """A slice has its end, and not its beginning."""
+    at = bisect_left(edges, seconds)
+    if at == len(edges):
+        return f"over {edges[-1]:g} s"
+    return f"{edges[at - 1] if at else 0:g} to {edges[at]:g} s"
+
+
+def slice_utterances(
+    utterances: Sequence[Utterance], field: str, *, trained_max_seconds: float | None = None
+) -> dict[str, str]:
     """Return id -> name of the slice that the utterance is in.
 
     Args:
         utterances: of a test set.
         field: a key of the manifest, `translation.de` inside another, or `duration`.
+        trained_max_seconds: the longest recording of training, where durations are cut too.
 
     Raises:
         InputError: no utterance has it, it holds more than a name, or too many of them.
     """
     if field == DURATION:
-        return {one.id: _DURATIONS[bisect_left(_ENDS, one.duration)] for one in utterances}
+        edges = find_edges(trained_max_seconds)
+        return {one.id: _name_duration(one.duration, edges) for one in utterances}
     rows = {one.id: to_row(one) for one in utterances}
     values = {identity: find_value(row, field) for identity, row in rows.items()}
     if all(value is None for value in values.values()):
@@ -67,19 +113,29 @@ def slice_utterances(utterances: Sequence[Utterance], field: str) -> dict[str, s
     return names
 
 
-def write_slices(folder: Path, found: Mapping[str, Slices]) -> None:
-    """Write condition -> slices, joined with what an earlier part of the run wrote."""
-    known = read_slices(folder)
-    joined = {name: {**known.get(name, {}), **found.get(name, {})} for name in {**known, **found}}
-    text = json.dumps(joined, indent=1, ensure_ascii=False, sort_keys=True)
+def write_slices(folder: Path, found: Sliced) -> None:
+    """Write what is in which slice, joined with what an earlier part of the run wrote."""
+    known, new = read_slices(folder).slices, found.slices
+    joined = {name: {**known.get(name, {}), **new.get(name, {})} for name in {**known, **new}}
+    content = {
+        "edges": find_edges(found.trained_max_seconds),
+        "trained_max_seconds": found.trained_max_seconds,
+        "slices": joined,
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
     with atomic_path(folder / FILE) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_slices(folder: Path) -> dict[str, Slices]:
-    """Return condition -> slices of a run folder; none where nobody asked for any."""
+def read_slices(folder: Path) -> Sliced:
+    """Return the slices of a run folder; none where nobody asked for any."""
     path = folder / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return Sliced(slices={})
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content.get("edges"), list):  # older runs have the slices alone
+        return Sliced(slices=content)
+    return Sliced(slices=content["slices"], trained_max_seconds=content["trained_max_seconds"])
 
 
 def score_slices(
@@ -117,8 +173,8 @@ def _select(statistics: Statistics, names: Mapping[str, str], name: str) -> Stat
 
 def _order(name: str) -> tuple[int, float, str]:
     """Durations by length, numbers by size, names by alphabet, what lacks the field last."""
-    if name in _DURATIONS:
-        return 0, _DURATIONS.index(name), name
+    if bounds := find_bounds(name):
+        return 0, bounds[0], name
     try:
         return 0, float(name), name
     except ValueError:

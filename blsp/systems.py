@@ -23,6 +23,7 @@ from blsp.errors import InputError
 from blsp.generation import (
     Answer,
     GenerationConfig,
+    Hearing,
     answer_speech,
     answer_texts,
     build_renderer,
@@ -58,6 +59,8 @@ class Models:
     """What they are and how they decode; a run is continued only with the same."""
     whisper: Path
     """Folder of the Whisper, for its table of spellings."""
+    trained_max_seconds: float | None = None
+    """The longest recording of the checkpoint's training, if it knows."""
     map_sentence: Callable[[Audio, str], dict[str, Any]] | None = None
     """A recording and its transcript -> `text`, its `tokens`, and `values`: the cosine of every
     speech position with every token."""
@@ -185,6 +188,7 @@ def build_models(
 
     return Models(
         map_sentence=map_sentence,
+        trained_max_seconds=model.config.trained_max_seconds,
         read=_Reader(model, renderer, config).read,
         hear=hear,
         transcribe=_Scribe(model, whisper, config).transcribe,
@@ -277,6 +281,8 @@ class _Scribe:
             *self._loaded,
             audios,
             config=self._config,
-            audio_padding=self._model.config.audio_padding,  # type: ignore[arg-type]
-            language=language,
+            hearing=Hearing(
+                audio_padding=self._model.config.audio_padding,  # type: ignore[arg-type]
+                language=language,
+            ),
         )

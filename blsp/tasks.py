@@ -41,13 +41,13 @@ from blsp.metrics import (
     invalid_frames,
     invalid_rate,
     label_accuracy,
+    mean_of_labels,
     read_golds,
     refusal_rate,
     squad_em,
     squad_f1,
     unparsed_choices,
     unparsed_conclusions,
-    unweighted_accuracy,
     word_error_rate,
     write_frame,
     write_golds,
@@ -61,6 +61,8 @@ MetricName = Literal[
     "chrf",
     "accuracy",
     "unweighted_accuracy",
+    "macro_f1",
+    "weighted_f1",
     "invalid_rate",
     "exact_match",
     "distinct",
@@ -85,6 +87,8 @@ MetricName = Literal[
 ]
 """What a task may be scored by; each is a function of `blsp.metrics` with this or nearly this name.
 
+- `unweighted_accuracy`, `macro_f1` and `weighted_f1` are means over the labels that occur as
+  references, of recall and of F1, the last with the references' weights.
 - `gigaspeech_wer` is after that corpus's own normaliser, `wer` after Whisper's.
 - `squad_em`, `squad_f1`, `contains_gold` follow SQuAD; `spoken_em` and `spoken_f1` are two of them
   after the normaliser of the language too, which writes "fifty" and "50" alike.
@@ -110,7 +114,7 @@ ERROR_RATES = frozenset({"wer", "cer", "gigaspeech_wer"})
 """Metrics that leave out references without words."""
 NORMALIZED = frozenset({"wer", "cer", "spoken_em", "spoken_f1"})
 """Metrics that put both sides through the normaliser of the language first."""
-LABELLED = frozenset({"accuracy", "unweighted_accuracy", "invalid_rate"})
+LABELLED = frozenset({"accuracy", "unweighted_accuracy", "macro_f1", "weighted_f1", "invalid_rate"})
 """Metrics that read one of the task's labels out of an answer."""
 GOLDS = frozenset({"squad_em", "squad_f1", "spoken_em", "spoken_f1", "contains_gold"})
 """Metrics of which several answers may be right."""
@@ -149,7 +153,7 @@ class Task:
     language: str = "en"
     """Of the reference: it decides normaliser and tokeniser."""
     labels: tuple[str, ...] = ()
-    """All answers there are, for `accuracy`, `unweighted_accuracy` and `invalid_rate`."""
+    """All answers there are, for `LABELLED` metrics."""
     held_out: bool = False
     """Whether nothing of this kind was in the training data."""
     conditions: tuple[str, ...] = ()
@@ -323,8 +327,8 @@ def compute_statistics(
             return bleu(pairs, task.language)
         case "accuracy":
             return label_accuracy(pairs, task.labels)
-        case "unweighted_accuracy":
-            return unweighted_accuracy(pairs, task.labels)
+        case "unweighted_accuracy" | "macro_f1" | "weighted_f1":
+            return mean_of_labels(metric, pairs, task.labels)
         case "invalid_rate":
             return invalid_rate(pairs, task.labels)
         case "slurp_f1" | "slot_f1" | "ner_f1" | "ner_label_f1":

@@ -26,6 +26,7 @@ from blsp.checkpoint import fingerprint_folder
 from blsp.errors import InputError, suggest
 from blsp.generation import (
     GenerationConfig,
+    Hearing,
     Transcript,
     count_window_samples,
     load_whisper,
@@ -97,8 +98,8 @@ class Listener:
             self.processor,
             pieces,
             config=GenerationConfig(batch_size=config.batch_size, max_new_tokens=MAX_NEW_TOKENS),
-            audio_padding="max",  # what the decoder learnt from; on true lengths it errs more
-            language=language,
+            # What the decoder learnt from; on true lengths it errs more.
+            hearing=Hearing(audio_padding="max", language=language),
         )
 
     def check_language(self, language: str, where: str) -> None:

@@ -2,6 +2,7 @@
 
     blsp bench asr CHECKPOINT --manifest test.jsonl
     python -m eval.asr CHECKPOINT --manifest clean=clean.jsonl --manifest noisy=noisy.jsonl
+    blsp bench asr CHECKPOINT --corpus librispeech --data data/librispeech
 
 Both sides go through Whisper's normaliser for the language; Chinese and Japanese are scored by
 characters. The manifest needs `text`. GigaSpeech is also scored by its authors' normaliser.
@@ -10,7 +11,14 @@ characters. The manifest needs `text`. GigaSpeech is also scored by its authors'
 import sys
 from collections.abc import Sequence
 
-from blsp.evaluate import build_parser, find_values, load_sets, run_tasks, write_command
+from blsp.evaluate import (
+    build_parser,
+    choose_prompts,
+    find_values,
+    load_sets,
+    run_tasks,
+    write_command,
+)
 from blsp.tasks import Task, recognition_metrics
 
 INSTRUCTION = "Repeat the following words exactly as they are and write nothing else:\n{audio}"
@@ -23,12 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     sets = load_sets(options)
     language = options.language or next(iter(find_values(sets, "language")), "en")
-    metrics = recognition_metrics(language)
-    if find_values(sets, "source") == ("GigaSpeech",):
+    metrics = options.official.metrics or recognition_metrics(language)
+    if find_values(sets, "source") == ("GigaSpeech",) and "gigaspeech_wer" not in metrics:
         metrics = (*metrics, "gigaspeech_wer")
     task = Task(
         name="asr",
-        prompts=tuple(options.instruction or [INSTRUCTION]),
+        prompts=tuple(choose_prompts(options, INSTRUCTION)),
         reference="text",
         metrics=metrics,
         language=language,

@@ -26,6 +26,7 @@ from blsp.evaluate import write_command
 from blsp.generation import (
     Answer,
     GenerationConfig,
+    Hearing,
     answer_speech,
     answer_texts,
     build_renderer,
@@ -115,6 +116,7 @@ def build_systems(options: argparse.Namespace) -> dict[str, AnswerAloud]:
     whisper, ears = load_whisper(find_whisper(model, options.whisper), dtype=tower.dtype)
     whisper = whisper.to(tower.device)  # type: ignore[arg-type]
     padding: Any = model.config.audio_padding
+    hearing = Hearing(audio_padding=padding)
 
     def ask(audio: np.ndarray, words: str) -> list[Message]:
         seconds = len(audio) / SAMPLING_RATE
@@ -126,8 +128,8 @@ def build_systems(options: argparse.Namespace) -> dict[str, AnswerAloud]:
         return answer_speech(model, processor, [prompt], config)[0]
 
     def read(audio: np.ndarray, config: GenerationConfig) -> Answer:
-        hearing = replace(config, max_new_tokens=options.max_new_tokens)
-        (words,) = transcribe(whisper, ears, [audio], config=hearing, audio_padding=padding)
+        writing = replace(config, max_new_tokens=options.max_new_tokens)
+        (words,) = transcribe(whisper, ears, [audio], config=writing, hearing=hearing)
         ids = renderer.render_prompt(ask(audio, words), view="teacher").ids
         with model.model.without_lora():
             return answer_texts(model.model.language_model, renderer.tokenizer, [ids], config)[0]

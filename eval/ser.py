@@ -2,11 +2,12 @@
 
     blsp bench ser CHECKPOINT --manifest test.jsonl
     python -m eval.ser CHECKPOINT --manifest test.jsonl --labels neutral,happy,sad,angry
+    blsp bench ser CHECKPOINT --corpus iemocap --data data/iemocap
 
 `unweighted_accuracy` is the mean, over the emotions, of the share of each that is named (UA);
-`accuracy` the share of all (WA); papers swap the names. The labels are all emotions of the
-manifests unless named. The question is BLSP-Emo's; what names no label, or several, is wrong and
-counted as invalid.
+`accuracy` the share of all (WA); papers swap the names. The labels are those of the corpus that is
+named, else all emotions of the manifests. The question is BLSP-Emo's; what names no label, or
+several, is wrong and counted as invalid.
 """
 
 import sys

@@ -2,10 +2,11 @@
 
     blsp bench slu CHECKPOINT --manifest test.jsonl
     python -m eval.slu CHECKPOINT --manifest test.jsonl --labels call,play_music,timer
-    blsp bench slu CHECKPOINT --manifest slurp-test.jsonl --slots --max-new-tokens 256
+    blsp bench slu CHECKPOINT --corpus slurp --data data/slurp --slots --max-new-tokens 256
 
-The labels are all intents of the manifests unless named. They stand in the prompt; the answer is
-read as free text, and what names no label, or several, is wrong and counted as invalid.
+The labels are those of the corpus that is named, else all intents of the manifests. They stand in
+the prompt; the answer is read as free text, and what names no label, or several, is wrong and
+counted as invalid.
 
 With `--slots` the answer is one JSON object, `{"intent": "...", "entities": [{"type": "...",
 "filler": "..."}]}`, scored by SLURP-F1, F1 of equal slots and accuracy of the intent. Where there
@@ -20,13 +21,17 @@ from collections.abc import Sequence
 from blsp.errors import InputError
 from blsp.evaluate import (
     LabelBenchmark,
-    build_parser,
+    build_label_parser,
+    build_label_task,
+    choose_prompts,
+    collect_labels,
     find_values,
     load_sets,
-    run_labels,
     run_tasks,
     write_command,
 )
+from blsp.manifest import Entity
+from blsp.official import Corpus, read_whole
 from blsp.tasks import MetricName, Task
 from blsp.testsets import TestSet
 
@@ -63,15 +68,14 @@ NAME_METRICS: tuple[MetricName, ...] = ("ner_f1", "ner_label_f1", "invalid_frame
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score a checkpoint; returns the exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if SLOTS not in arguments and not {"-h", "--help"} & set(arguments):
-        return run_labels(BENCHMARK, __doc__ or "", argv)
-    parser = build_parser("slu", __doc__ or "")
-    parser.add_argument("--labels", help="all intents, with commas (default: the manifests')")
+    parser = build_label_parser(BENCHMARK, __doc__ or "")
     parser.add_argument(SLOTS, action="store_true", help="ask for entities too, as JSON")
     options = parser.parse_args(argv)
     sets = load_sets(options)
-    task = build_slot_task(options, sets)
+    if options.slots or options.official.slots:
+        task = build_slot_task(options, sets)
+    else:
+        task = build_label_task(BENCHMARK, options, sets)
     return run_tasks(options, [task], sets, command=write_command("slu", argv))
 
 
@@ -87,10 +91,12 @@ def build_slot_task(options: argparse.Namespace, sets: Sequence[TestSet]) -> Tas
             f"expected `entities` in the utterances of {', '.join(options.manifest)}, found none; "
             f"add them, or leave out {SLOTS}"
         )
-    found = find_values(sets, "intent")
-    labels = options.labels.split(",") if options.labels else found
-    kinds = sorted({each.type for each in entities})
-    prompts = options.instruction or [SLOT_INSTRUCTION if found else NAME_INSTRUCTION]
+    official: Corpus = options.official
+    intents = find_values(sets, "intent")
+    labels = collect_labels(options, sets, "intent") if intents else ()
+    kinds = official.types or _collect_types(options, entities)
+    metrics = SLOT_METRICS if intents else NAME_METRICS
+    prompts = choose_prompts(options, SLOT_INSTRUCTION if intents else NAME_INSTRUCTION)
     return Task(
         name="slots",
         prompts=tuple(
@@ -98,9 +104,16 @@ def build_slot_task(options: argparse.Namespace, sets: Sequence[TestSet]) -> Tas
             for prompt in prompts
         ),
         reference="entities",
-        metrics=SLOT_METRICS if found else NAME_METRICS,
+        metrics=official.metrics if official.slots else metrics,
         held_out=options.held_out,
     )
+
+
+def _collect_types(options: argparse.Namespace, entities: Sequence[Entity]) -> list[str]:
+    """Types of some entities, and of those of the whole corpus where one is named."""
+    whole = read_whole(options.official, options.data) if options.data else []
+    everywhere = [*entities, *(each for one in whole for each in one.entities)]
+    return sorted({each.type for each in everywhere})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     blsp bench sqa CHECKPOINT --manifest spoken_squad-test.jsonl
     python -m eval.sqa CHECKPOINT --manifest voicebench/sd-qa-usa.jsonl --max-new-tokens 32
     blsp bench sqa CHECKPOINT --manifest openbookqa.jsonl --systems speech,cascade
+    blsp bench sqa CHECKPOINT --corpus voicebench_openbookqa --data data/voicebench
 
 What is heard is the question, or, where the manifest has `question`, a passage to which that
 question in writing belongs; a `context` in writing stands before. Right answers are `answers` (a
@@ -21,7 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from blsp.errors import InputError
-from blsp.evaluate import build_parser, load_sets, run_tasks, write_command
+from blsp.evaluate import build_parser, choose_prompts, load_sets, run_tasks, write_command
 from blsp.manifest import Utterance
 from blsp.metrics import CONCLUSIONS, TASKS
 from blsp.tasks import MetricName, Task
@@ -84,9 +85,9 @@ def build_task(options: argparse.Namespace, sets: Sequence[TestSet], key: str) -
     metrics = CHOICE_METRICS if choice else SHORT_METRICS
     return Task(
         name="sqa",
-        prompts=tuple(options.instruction or [prompt]),
+        prompts=tuple(choose_prompts(options, prompt)),
         reference=key,
-        metrics=CONCLUSION_METRICS if conclusion else metrics,
+        metrics=options.official.metrics or (CONCLUSION_METRICS if conclusion else metrics),
         language=options.language,
         held_out=options.held_out,
         fills=fills,

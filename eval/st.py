@@ -2,6 +2,7 @@
 
     blsp bench st CHECKPOINT --manifest test.jsonl --target de
     python -m eval.st CHECKPOINT --manifest test.jsonl --target zh
+    blsp bench st CHECKPOINT --corpus covost2 --data data/covost2 --target de
 
 Cased and detokenised, by sacrebleu, with the tokeniser of the target language. The manifest needs
 `translation: {de: ...}`.
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from blsp.errors import InputError
-from blsp.evaluate import build_parser, load_sets, run_tasks, write_command
+from blsp.evaluate import build_parser, choose_prompts, load_sets, run_tasks, write_command
 from blsp.metrics import bleu_tokenizer
 from blsp.tasks import Task
 
@@ -50,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             "say how to ask with --instruction"
         )
     name: str = LANGUAGES.get(options.target) or options.target
-    prompts = options.instruction or [INSTRUCTION]
+    prompts = choose_prompts(options, INSTRUCTION)
     task = Task(
         name=f"st-{options.target}",
         prompts=tuple(prompt.replace("{language}", name) for prompt in prompts),
         reference=f"translation.{options.target}",
-        metrics=("bleu", "chrf"),
+        metrics=options.official.metrics or ("bleu", "chrf"),
         language=options.target,
         held_out=options.held_out,
     )

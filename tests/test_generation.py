@@ -13,6 +13,7 @@ from blsp.errors import InputError
 from blsp.generation import (
     Answer,
     GenerationConfig,
+    Hearing,
     SpeechPrompt,
     answer_speech,
     answer_texts,
@@ -320,14 +321,18 @@ def test_a_multilingual_whisper_is_told_the_language(whisper_folder: Path) -> No
     long = GenerationConfig(max_new_tokens=500)
     together = transcribe(whisper, processor, clips(), config=long)
     assert together == [transcribe(whisper, processor, [c], config=long)[0] for c in clips()]
-    assert together != transcribe(whisper, processor, clips(), config=long, language="de")
+    assert together != transcribe(
+        whisper, processor, clips(), config=long, hearing=Hearing(language="de")
+    )
 
 
 def test_transcripts_on_full_padding_are_those_of_plain_whisper(whisper_folder: Path) -> None:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
     whisper, processor = load_whisper(whisper_folder)
-    ours = transcribe(whisper, processor, clips()[:2], config=SHORT, audio_padding="max")
+    ours = transcribe(
+        whisper, processor, clips()[:2], config=SHORT, hearing=Hearing(audio_padding="max")
+    )
     plain = WhisperForConditionalGeneration.from_pretrained(whisper_folder, dtype=torch.float32)
     features = WhisperProcessor.from_pretrained(whisper_folder)(
         clips()[:2], sampling_rate=16_000, return_tensors="pt"
@@ -368,7 +373,9 @@ def test_a_transcript_says_how_likely_its_tokens_are(whisper_folder: Path) -> No
     plain = plain.eval()
     plain.proj_out.bias = whisper.proj_out.bias = torch.nn.Parameter(3 * torch.eye(64)[2])
     audios = [make_audio(9_000 + 9_000 * seed, seed=seed) for seed in range(4)]
-    found = transcribe_windows(whisper, processor, audios, config=SHORT, audio_padding="max")
+    found = transcribe_windows(
+        whisper, processor, audios, config=SHORT, hearing=Hearing(audio_padding="max")
+    )
     for audio, one in zip(audios, found, strict=True):
         expected = mean_log_probability(plain, processor, audio, SHORT.max_new_tokens)
         assert one.mean_log_probability == pytest.approx(expected, abs=1e-4)

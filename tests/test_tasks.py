@@ -118,6 +118,21 @@ def test_an_error_rate_of_gigaspeech_is_after_its_own_normaliser() -> None:
     assert "gigaspeech_wer" in ERROR_RATES
 
 
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("accuracy", 0.6), ("unweighted_accuracy", 0.25), ("macro_f1", 0.1875), ("weighted_f1", 0.45)],
+)
+def test_means_over_labels_are_those_worked_out_by_hand(metric: MetricName, value: float) -> None:
+    """Who always answers neutral: recall 1 and F1 2 * 6 / (10 + 6) of one class, 0 of three."""
+    references = ["neutral"] * 6 + ["happy", "angry", "sad", "sad"]
+    pairs = pair_texts(
+        {str(i): label for i, label in enumerate(references)},
+        {str(i): "It is neutral." for i in range(10)},
+    )
+    asked = task(metric, labels=("neutral", "happy", "angry", "sad", "calm"))
+    assert compute_statistics(asked, metric, pairs, None).value == pytest.approx(value)
+
+
 def test_answers_that_could_not_be_read_are_counted() -> None:
     pairs = pair_texts({"1": "A", "2": "B"}, {"1": "A", "2": "who knows"})
     assert count_invalid(task("choice_accuracy"), pairs) == 1

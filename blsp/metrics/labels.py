@@ -52,12 +52,25 @@ def unweighted_accuracy(pairs: Pairs, labels: Sequence[str]) -> Statistics:
     Raises:
         InputError: a reference that is none of the labels, or two labels that look alike.
     """
-    known = _by_plain_name(labels)
-    parsed = _parse_all(pairs, known)
-    return score_classes("unweighted_accuracy", pairs, parsed, _signature(known))
+    return mean_of_labels("unweighted_accuracy", pairs, labels)
 
 
 ClassMetric = Literal["unweighted_accuracy", "macro_f1", "weighted_f1"]
+
+
+def mean_of_labels(metric: ClassMetric, pairs: Pairs, labels: Sequence[str]) -> Statistics:
+    """A mean over the labels that occur as references, of labels read out of free text.
+
+    Args:
+        metric: recall, or F1 with equal or with the references' weights.
+        pairs: as they were predicted.
+        labels: all answers there are.
+
+    Raises:
+        InputError: a reference that is none of the labels, or two labels that look alike.
+    """
+    known = _by_plain_name(labels)
+    return score_classes(metric, pairs, _parse_all(pairs, known), _signature(known))
 
 
 def score_classes(

@@ -10,13 +10,14 @@ import runpy
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from blsp.manifest import find_root, read_manifest, read_meta
+from blsp.official import Corpora, Corpus, collect_values, find_tests, load_corpora, read_whole
 from blsp.validation import validate
 from tests.data_prep.conftest import run_prep
 
@@ -51,6 +52,8 @@ OPTIONS = {
 }
 # Not of a corpus as its authors distribute it: their own tests say how they differ.
 OTHERS = {"chat", "folder", "hub"}
+# Whose miniature has no official test: `tests/eval/test_corpora.py` compares the names instead.
+TESTLESS = {"minds14", "mls", "slue", "wenetspeech"}
 THERE = " (there since an earlier run)"
 
 
@@ -141,3 +144,25 @@ def test_a_folder_without_the_corpus_says_what_was_expected(
     assert f"expected {import_module(f'data_prep.{program}').EXPECTED}" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def official(program: str) -> list[tuple[str, Corpus]]:
+    """What benchmarks ask of the manifests of a program: where the label stands, and the rest."""
+    places = {"slu": "intent", "ser": "emotion"}
+    return [
+        (corpus.field or places.get(task.name, ""), corpus)
+        for task in fields(Corpora)
+        for name, corpus in load_corpora(task.name).items()
+        if (corpus.prep or name) == program
+    ]
+
+
+def test_benchmarks_name_tests_and_labels_as_they_are_written(ran: Ran) -> None:
+    for place, corpus in official(ran.program):
+        tests = find_tests(corpus, "", ran.out) if ran.program not in TESTLESS else []
+        rows = [row for path in tests for row in read_manifest(path)]
+        assert not corpus.labels or set(collect_values(rows, place)) <= set(corpus.labels)
+        kinds = {each.type for row in rows for each in row.entities}
+        assert not corpus.types or (kinds and kinds <= set(corpus.types))
+        if corpus.labels_of:
+            assert collect_values(read_whole(corpus, ran.out), place)

@@ -8,6 +8,7 @@ import pytest
 
 from blsp.errors import InputError
 from blsp.manifest import Entity, Utterance
+from blsp.official import Corpus
 from blsp.testsets import TestSet
 from eval.slu import NAME_METRICS, SLOT_METRICS, build_slot_task
 from eval.sqa import build_task, find_answers, is_choice, is_conclusion, name_letters
@@ -15,7 +16,8 @@ from eval.sqa import build_task, find_answers, is_choice, is_conclusion, name_le
 OPTIONS: Any = type(
     "Options",
     (),
-    {"instruction": None, "language": "en", "held_out": False, "labels": None, "manifest": ["m"]},
+    {"instruction": None, "language": "en", "held_out": False, "labels": None, "manifest": ["m"]}
+    | {"official": Corpus(), "data": None},
 )
 
 
