@@ -163,6 +163,6 @@ def test_benchmarks_name_tests_and_labels_as_they_are_written(ran: Ran) -> None:
         rows = [row for path in tests for row in read_manifest(path)]
         assert not corpus.labels or set(collect_values(rows, place)) <= set(corpus.labels)
         kinds = {each.type for row in rows for each in row.entities}
-        assert not corpus.types or (kinds and kinds <= set(corpus.types))
+        assert not corpus.types or kinds <= set(corpus.types)
         if corpus.labels_of:
             assert collect_values(read_whole(corpus, ran.out), place)
