@@ -127,6 +127,11 @@ def join(
     config = BlspConfig(
         audio_config=ears.encoder.config,
         text_config=language_model.config,
+        # What is not said here is the library's choice, which it hands down into its parts.
+        attn_implementation={
+            "audio_config": ears.encoder.config._attn_implementation,
+            "text_config": language_model.config._attn_implementation,
+        },
         audio_token_id=tokenizer.convert_tokens_to_ids(token),  # type: ignore[arg-type]
         bases={"llm": base.to_dict(), "encoder": ears.base.to_dict() if ears.base else None},
         **fields,

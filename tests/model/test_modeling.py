@@ -15,6 +15,7 @@ from blsp.model import (
     compose,
 )
 from blsp.model.encoder import split_windows
+from blsp.model.foundations import LlmOptions
 from tests.model.conftest import make_audio
 
 Pair = tuple[Any, Any]  # a model and its processor
@@ -269,6 +270,15 @@ def test_attention_of_both_halves_can_be_chosen(pair: Pair, tmp_path: Path) -> N
     assert other.model.audio_tower.config._attn_implementation == "sdpa"
     inputs = processor(text="<|audio|> a", audio=[make_audio(SECOND)])
     torch.testing.assert_close(other(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_language_model_keeps_the_attention_it_was_loaded_with(
+    attention: str, llm: Path, whisper: Path
+) -> None:
+    model, _ = compose(llm=llm, encoder=whisper, options=LlmOptions(attn_implementation=attention))
+    assert model.model.language_model.config._attn_implementation == attention
+    assert model.model.audio_tower.config._attn_implementation == "sdpa"
 
 
 def test_the_configuration_survives_json(pair: Pair, tmp_path: Path) -> None:
