@@ -44,13 +44,19 @@ COMMANDS = {
     "verify": ("blsp.verify:main", "prove that a checkpoint left its language model untouched"),
 }
 
-_KERNEL_LOGGER = "bitsandbytes.backends.cpu.ops"
+# Logger -> how what it says to nobody's use begins: advice to install a CPU kernel that 4-bit models
+# are kept from here, given on import; what 8-bit products always do, said at every one.
+_NOISE = {
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+    "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    logging.getLogger(_KERNEL_LOGGER).addFilter(_is_news)
+    for name in _NOISE:
+        logging.getLogger(name).addFilter(_is_news)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
@@ -82,11 +88,7 @@ def _import_packages(arguments: list[str]) -> list[str]:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for advice to install a CPU kernel that 4-bit models are kept from here.
-
-    It is given on import, which training causes whether or not anything is in 4 bit.
-    """
-    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+    return not str(record.msg).startswith(tuple(_NOISE.values()))
 
 
 def _dispatch(arguments: list[str]) -> int:
