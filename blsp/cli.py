@@ -44,8 +44,8 @@ COMMANDS = {
     "verify": ("blsp.verify:main", "prove that a checkpoint left its language model untouched"),
 }
 
-# Logger -> how what it says to nobody's use begins: advice to install a CPU kernel that 4-bit models
-# are kept from here, given on import; what 8-bit products always do, said at every one.
+# Logger -> how what it says to nobody's use begins: advice on import to install a CPU kernel that
+# 4-bit models are kept from here; what 8-bit products always do, at every one of them.
 _NOISE = {
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
     "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast",
