@@ -21,7 +21,7 @@ from blsp.trainer import FINAL_FOLDER
 FOLDER = Path("runs/family")
 """Where the recipes of the family expect their data."""
 DEFAULT = "ctc_kl"
-"""What the others are compared with: the quickstart's method."""
+"""What the others are compared with: the quickstart's method, but for optimal transport."""
 BASE = "ultravox_style"
 """What variants are variants of: KL on a fixed-rate adapter, without anything before it."""
 
