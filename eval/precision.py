@@ -98,7 +98,7 @@ def find_trained(checkpoints: Sequence[Path]) -> dict[int, Path]:
 
 def name_cell(trained: int, served: int) -> str:
     """The run folder of a cell."""
-    return f"trained-{trained}-served-{served}"
+    return f"{trained}-bits-in-{served}"
 
 
 def build_table(found: Mapping[str, Any], trained: Sequence[int]) -> str:

@@ -42,7 +42,7 @@ def test_every_adapter_is_served_in_every_precision(
     assert main([*call, *FEW, "--out", str(out)]) == 0
     for trained in (16, 4):
         for served in (16, 8, 4):
-            folder = out / f"trained-{trained}-served-{served}"
+            folder = out / f"{trained}-bits-in-{served}"
             assert json.loads((folder / "results.json").read_text())["models"]["bits"] == served
     table = (out / "precision.md").read_text()
     assert table.partition("\nMade by")[0] in capsys.readouterr().out
@@ -56,7 +56,7 @@ def test_every_adapter_is_served_in_every_precision(
     ]
     assert lines[2].count("[") == 2 and lines[3].count("[") == 3  # all but the first cell
     found = json.loads((out / "comparison.json").read_text())
-    assert {one["second"] for one in found["differences"]} == {"trained-16-served-16"}
+    assert {one["second"] for one in found["differences"]} == {"16-bits-in-16"}
     assert len(found["differences"]) == 5
     assert (out / "report.html").exists()
 
@@ -64,13 +64,13 @@ def test_every_adapter_is_served_in_every_precision(
 def test_a_cell_says_how_far_it_is_from_the_first_and_whether_by_chance() -> None:
     where = {"task": "asr", "condition": "clean", "metric": "wer"}
     rows = [
-        {**where, "run": f"trained-4-served-{bits}", "system": "speech", "n": 9}
+        {**where, "run": f"4-bits-in-{bits}", "system": "speech", "n": 9}
         | {"value": value, "ci_low": 0.0, "ci_high": 1.0}
         for bits, value in ((16, 0.5), (8, 0.25), (4, 0.125))
     ]
     differences = [
-        {**where, "first": "trained-4-served-16", "difference": 0.375, "better": "x"},
-        {**where, "first": "trained-4-served-8", "difference": 0.125, "better": None},
+        {**where, "first": "4-bits-in-16", "difference": 0.375, "better": "x"},
+        {**where, "first": "4-bits-in-8", "difference": 0.125, "better": None},
     ]
     tasks = [{"name": "asr", "metrics": ["wer", "cer"]}]
     table = build_table({"tasks": tasks, "rows": rows, "differences": differences}, [4])
