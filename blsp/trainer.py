@@ -318,6 +318,7 @@ class AlignmentTrainer(Trainer):
                 [p for p in whole.parameters() if p.requires_grad],
                 learning_rate=self.config.learning_rate,
                 weight_decay=self.config.weight_decay,
+                dtype=choose_dtype(self.config.dtype),
             )
             self.optimizer = optimizer
         return self.optimizer  # type: ignore[return-value]
