@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-SHORT = ("training.steps=450", "loss.pretraining_steps=320", "training.eval_steps=50")
+SHORT = ("training.steps=300", "loss.pretraining_steps=180", "training.eval_steps=30")
 KEYS = {"loss": "training loss", "eval_recovered": "recovered, development data"}
 
 
@@ -23,7 +23,7 @@ def main(run: Path) -> None:
     broken = [str(mispair(path)) for path in sorted((run / "conversations").glob("train-*.jsonl"))]
     runs = {
         "healthy": (),
-        "stuck (learning rate / 200)": ("training.learning_rate=7.5e-6",),
+        "stuck (learning rate / 200)": ("training.learning_rate=1.5e-5",),
         "broken (audio of other words)": (f"data.train={json.dumps(broken)}",),
     }
     logs = {name: train(run, name.split()[0], changes) for name, changes in runs.items()}
@@ -33,7 +33,7 @@ def main(run: Path) -> None:
             points = [row for row in rows if key in row]
             steps, values = [row["step"] for row in points], [row[key] for row in points]
             panel.plot(steps, values, marker="o", markersize=3, label=name)
-        panel.axvline(320, color="gray", linewidth=0.8, linestyle=":")
+        panel.axvline(180, color="gray", linewidth=0.8, linestyle=":")
         panel.set(title=title, xlabel="step")
         panel.grid(alpha=0.3)
     figure.axes[0].set_yscale("log")
