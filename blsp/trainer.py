@@ -66,8 +66,8 @@ class TrainingConfig:
     epochs: float | None = None
     warmup_steps: int = 100
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """`muon`: Muon for matrices, AdamW for the rest; learns from fewer examples, costs more a
-    step."""
+    """`muon`: Muon for matrices and convolutions, AdamW for the rest; fewer steps, each somewhat
+    longer."""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     batch_seconds: float = 120.0

@@ -3,7 +3,7 @@
     blsp quickstart --out runs/curves
     python docs/guides/learning_curves.py runs/curves
 
-One run is the quickstart's, shortened; one has a learning rate two hundred times too small; one has
+One run is the quickstart's, shortened and with AdamW; one has a learning rate two hundred times too small; one has
 audio and words that do not belong together. Needs some ten minutes on two CPU cores.
 """
 
@@ -46,7 +46,8 @@ def train(run: Path, name: str, changes: tuple[str, ...]) -> list[dict[str, floa
     """Run the quickstart's recipe with changes; return the rows of its log."""
     output = run / "curves" / name
     recipe = run / "checkpoint" / "recipe.yaml"
-    changed = [f"training.output={output}", "training.log_steps=15", *SHORT, *changes]
+    changed = [f"training.output={output}", "training.log_steps=15"]
+    changed += [*SHORT, *PLAIN, *changes]
     if not (output / "checkpoint").exists():
         subprocess.run([sys.executable, "-m", "blsp", "train", recipe, *changed], check=True)
     lines = (output / "log.jsonl").read_text(encoding="utf-8").splitlines()
