@@ -33,6 +33,7 @@ from blsp.model import (
     compose,
     warm_start,
 )
+from blsp.model.cformer import CFormerAdapter
 from blsp.model.foundations import quantization_options
 from blsp.model.processing import Features
 from blsp.preflight import run_preflight
@@ -219,6 +220,8 @@ def build_model(recipe: Recipe) -> tuple[BlspForConditionalGeneration, BlspProce
         template_variables=wanted.template_variables or None,
         emotions=wanted.emotions,
     )
+    if attention and isinstance(model.model.adapter, CFormerAdapter):
+        model.model.adapter.audio_config._attn_implementation = attention
     if quantization:
         trained = model.model.adapter, model.model.emotion_head
         for part in (model.model.audio_tower, *filter(None, trained)):

@@ -5,6 +5,7 @@ import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from blsp.model.processing import Features
 from blsp.provenance import add_up, read_sources, write_text_provenance
 from blsp.recipe import load_recipe
 from blsp.rendering import Renderer
-from blsp.train import KEPT, main
+from blsp.train import KEPT, build_model, main, resolve
 
 RECIPE = """\
 # a tiny random model learns eight words
@@ -299,6 +300,17 @@ def by_token(recipe: str, adapter: str = "{kind: cformer, pre_layers: 1, post_la
     assert stack in text
     path.write_text(text.replace(stack, adapter), encoding="utf-8")
     return recipe
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the library chooses")
+def test_on_a_cpu_what_is_trained_through_attends_plainly(recipe: str) -> None:
+    """The language model and the adapter's layers; not the encoder, which learns nothing."""
+    loaded, _ = load_recipe(Path(by_token(recipe)), BY_TOKEN)
+    model, _ = build_model(resolve(loaded))
+    adapter: Any = model.model.adapter
+    assert adapter.pre_layers[0].self_attn.config._attn_implementation == "eager"
+    assert model.model.language_model.config._attn_implementation == "eager"
+    assert model.model.audio_tower.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("adapter", ["{kind: cformer}", "{kind: qformer, length: tokens}"])

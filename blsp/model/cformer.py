@@ -6,6 +6,7 @@ tokens is that of the transcript; otherwise it is what the weights add up to, so
 the recording's length tells it. Encoder rows enter; embeddings, their number and the sums leave.
 """
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -32,11 +33,12 @@ class CFormerAdapter(nn.Module):
         self, config: AdapterConfig, *, audio_config: WhisperConfig, output_size: int
     ) -> None:
         super().__init__()
-        self.config, self.audio_config = config, audio_config
+        # A copy, so that these layers may attend in another way than the encoder's.
+        self.config, self.audio_config = config, deepcopy(audio_config)
         width = audio_config.d_model
-        self.pre_layers = _build_layers(audio_config, config.pre_layers)
+        self.pre_layers = _build_layers(self.audio_config, config.pre_layers)
         self.weigh = nn.Linear(width, 1)
-        self.post_layers = _build_layers(audio_config, config.post_layers)
+        self.post_layers = _build_layers(self.audio_config, config.post_layers)
         self.projection = nn.Linear(width, output_size)
         self.layer_norm = nn.LayerNorm(output_size)
         self.reset_parameters()
