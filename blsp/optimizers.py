@@ -112,8 +112,8 @@ def orthogonalize(update: Tensor, dtype: torch.dtype) -> Tensor:
     """Bring all singular values near one, by Newton-Schulz iterations.
 
     ``X <- X p(X^T X)`` with ``p(G) = a + b G + c G^2``, from X of norm one. Every X is the first
-    times a polynomial of its Gram matrix G, so that only matrices of the shorter side are iterated:
-    a third of the time of the usual way for the convolutions of an adapter.
+    times a polynomial of its Gram matrix G, so that only matrices of the shorter side are iterated,
+    which are far smaller where a convolution is the matrix.
 
     Args:
         update: (R, C), or (R, C, ...) of a convolution, which is a matrix from its C channels to
