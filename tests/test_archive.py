@@ -295,7 +295,8 @@ def test_a_rewritten_parquet_file_is_read_anew(tmp_path: Path) -> None:
 def test_threads_share_what_is_read_of_a_parquet_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_parquet(tmp_path / "a.parquet", number_rows(60), rows_a_group=20)
+    # As many groups as are kept: of more, a thread that is held up may read one again.
+    path = write_parquet(tmp_path / "a.parquet", number_rows(60), rows_a_group=30)
     groups: list[int] = []
     read_group = pq.ParquetFile.read_row_group
 
@@ -307,7 +308,7 @@ def test_threads_share_what_is_read_of_a_parquet_file(
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(read, [f"{path}::audio/{row}" for row in range(60)]))
     assert found == [b"row %d" % row for row in range(60)]
-    assert sorted(groups) == [0, 1, 2]
+    assert sorted(groups) == [0, 1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

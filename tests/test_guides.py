@@ -255,9 +255,17 @@ def write_test_set(folder: Path) -> list[Utterance]:
     rows = []
     for at, text in enumerate(("turn on the light", "play some music", "call ada")):
         write_audio(folder / "data" / f"{at}.wav", seconds=0.5 + at / 10)
-        about = {"text": text, "intent": text.split()[0], "speaker": "ab"[at % 2]}
-        audio = {"audio": f"{at}.wav", "duration": 0.5 + at / 10}
-        rows.append(Utterance(id=f"u{at}", language="en", **audio, **about))
+        rows.append(
+            Utterance(
+                id=f"u{at}",
+                audio=f"{at}.wav",
+                duration=0.5 + at / 10,
+                text=text,
+                language="en",
+                intent=text.split()[0],
+                speaker="ab"[at % 2],
+            )
+        )
     write_rows(folder / "data" / "test.jsonl", rows, Meta(command="test"))
     return rows
 
@@ -298,8 +306,11 @@ def test_every_command_about_known_numbers_works(
         folder / "slurp" / "experiments" / "predictions" / "multi_slurp_hermit_predictions.jsonl"
     )
     frame = {"scenario": "alarm", "action": "set"}
-    sentence = {"tokens": [{"surface": "eight"}], "recordings": [{"file": "a.flac"}]}
-    sentence["entities"] = [{"type": "time", "span": [0]}]
+    sentence = {
+        "tokens": [{"surface": "eight"}],
+        "recordings": [{"file": "a.flac"}],
+        "entities": [{"type": "time", "span": [0]}],
+    }
     prediction = {"file": "a.flac", "entities": [{"type": "time", "filler": "eight"}]}
     for path, row in ((gold, sentence), (found, prediction)):
         path.parent.mkdir(parents=True)

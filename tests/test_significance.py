@@ -3,6 +3,7 @@
 import random
 from itertools import product
 from math import comb
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ WORDS = ("the", "a", "cat", "dog", "sees", "has", "big", "small", "one", "two")
 def sentences(seed: int, changes: int) -> list[str]:
     """Forty sentences of ten words, so many of which are other ones."""
     words, changed = random.Random(1), random.Random(seed)
-    rows = [words.choices(WORDS, k=10) for _ in range(40)]
+    rows: list[list[str]] = [words.choices(WORDS, k=10) for _ in range(40)]
     for row in rows:
         for place in changed.sample(range(10), changed.randint(0, changes)):
             row[place] = changed.choice(["tree", "house", "runs"])
@@ -119,7 +120,7 @@ def test_p_values_are_those_of_sacrebleu_where_no_swap_is_as_far_as_the_real_one
 ) -> None:
     monkeypatch.setenv("SACREBLEU_SEED", "12345")
     references, one, other = sentences(0, 0), sentences(2, 6), sentences(3, 5)
-    theirs = PairedTest(
+    theirs: dict[str, Any] = PairedTest(
         [("B", other), ("A", one)],
         {"BLEU": BLEU(), "chrF": CHRF()},
         [references],

@@ -27,7 +27,7 @@ def utterance(**changes: Any) -> Utterance:
 
 def task(*metrics: MetricName, **changes: Any) -> Task:
     values: dict[str, Any] = {"name": "t", "prompts": ("Say",), "reference": "answers"}
-    return Task(**(values | {"metrics": metrics} | changes))
+    return Task(metrics=metrics, **(values | changes))
 
 
 def test_several_right_answers_are_one_reference() -> None:

@@ -107,7 +107,7 @@ def test_words_in_place_of_speech_are_answered_token_for_token_as_they_are_read(
     heard, spoken, read = build_prompts(renderer, "Repeat:\n{audio}", decides=decides)
     speak_by_tokens(model, spoken)
     monkeypatch.setattr(_Writer, "_read", tokens_of)
-    by_eye = answer_texts(model.model.language_model, processor.tokenizer, read, SHORT)
+    by_eye: Any = answer_texts(model.model.language_model, processor.tokenizer, read, SHORT)
     for batch_size in (2, 5):  # with padding, and with more of it
         config = replace(SHORT, batch_size=batch_size)
         by_ear = answer_speech(model, processor, heard, config)

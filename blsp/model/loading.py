@@ -128,7 +128,7 @@ def join(
         audio_config=ears.encoder.config,
         text_config=language_model.config,
         # What is not said here is the library's choice, which it hands down into its parts.
-        attn_implementation={
+        attn_implementation={  # type: ignore[call-arg]
             "audio_config": ears.encoder.config._attn_implementation,
             "text_config": language_model.config._attn_implementation,
         },
