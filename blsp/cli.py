@@ -37,7 +37,7 @@ COMMANDS = {
     ),
     "bench": ("blsp.cli:run_bench", "score a checkpoint on a named benchmark"),
     "report": (
-        "blsp.evaluate:report_main",
+        "blsp.reporting:report_main",
         "score predictions again, write report.html; compare runs",
     ),
     "export": ("blsp.export:main", "write a checkpoint and its base models into one folder"),

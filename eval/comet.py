@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from blsp.errors import InputError
-from blsp.evaluate import build_outside_parser, score_outside
 from blsp.judgements import Scorer, Verdict, open_judgements
 from blsp.questions import Subject
+from blsp.reporting import build_outside_parser, score_outside
 
 COMMAND, PACKAGE = "comet-score", "unbabel-comet"
 MODEL = "Unbabel/wmt22-comet-da"

@@ -18,8 +18,9 @@ from functools import partial
 
 from blsp.endpoint import KEY, read_address
 from blsp.errors import InputError
-from blsp.evaluate import build_outside_parser, say, score_outside
+from blsp.evaluate import say
 from blsp.judging import judge, load_rubric
+from blsp.reporting import build_outside_parser, score_outside
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from blsp.errors import InputError
-from blsp.evaluate import report_several, write_command
+from blsp.evaluate import write_command
 from blsp.files import atomic_path
 from blsp.model.restoring import read_trained_bits
+from blsp.reporting import report_several
 from blsp.results import SPEECH, TEXT_BOUND
 from blsp.shipped import program_module
 from blsp.systems import locate_checkpoint

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from blsp.asking import pick_partners
 from blsp.audio import save_audio
-from blsp.benchmark import Benchmark, pick_partners, run
+from blsp.benchmark import Benchmark
 from blsp.errors import InputError
 from blsp.generation import Answer
 from blsp.manifest import AudioPart, Message, Meta, Utterance, write_rows
 from blsp.prediction_log import Prediction, PredictionLog
 from blsp.report import write_report
 from blsp.results import SYSTEMS, recompute
+from blsp.running import run
 from blsp.systems import Models
 from blsp.tasks import Task, build_messages
 from blsp.testsets import TestSet, load_test_set
@@ -230,7 +232,7 @@ def test_batch_and_order_change_no_score(
     size: int, spoken: Path, spellings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(benchmark(spoken), Fakes(spellings).models, tmp_path / "out")
-    monkeypatch.setattr("blsp.benchmark._AT_ONCE", size)
+    monkeypatch.setattr("blsp.asking._AT_ONCE", size)
     asked = benchmark(spoken, systems=SYSTEMS[::-1], tasks=TASKS[::-1])
     found = run(asked, Fakes(spellings).models, tmp_path / "other")
     order = lambda row: (row["task"], row["metric"], row["system"])  # noqa: E731

@@ -11,12 +11,12 @@ import soundfile
 from test_benchmark import TASKS, WORDS, Fakes, benchmark, understand, write_spellings, write_spoken
 from test_report import Page
 
-from blsp.benchmark import run
 from blsp.charts import draw_scatter
 from blsp.cli import main
 from blsp.failures import Loss, average_losses, describe_losses, find_losses
 from blsp.prediction_log import PredictionLog
 from blsp.report import write_report
+from blsp.running import run
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from completions import Completions, serve
 from test_benchmark import Fakes, benchmark, values, write_spellings, write_spoken
 
 from blsp import endpoint
-from blsp.benchmark import run
 from blsp.cli import main
 from blsp.comparison import compare_runs
 from blsp.errors import InputError
@@ -23,6 +22,7 @@ from blsp.judgements import Key
 from blsp.judging import SYSTEM, Rubric, load_rubric
 from blsp.questions import Subject
 from blsp.results import CASCADE, SPEECH, TEXT_BOUND, recompute
+from blsp.running import run
 from blsp.tasks import Task
 
 OPEN = Task(name="open", prompts=("Repeat",), reference="text", metrics=("answered",))

@@ -16,11 +16,12 @@ from test_benchmark import (
     write_spoken,
 )
 
-from blsp.benchmark import Benchmark, run
+from blsp.benchmark import Benchmark
 from blsp.errors import InputError
 from blsp.metrics import wilson_interval
 from blsp.report import write_report
 from blsp.results import recompute
+from blsp.running import run
 from blsp.slices import (
     Sliced,
     find_bounds,

@@ -24,7 +24,7 @@ from transformers.utils import logging
 from blsp.arguments import join_command, load_on_device
 from blsp.authors import load_author
 from blsp.behaviours import Behaviour, load_behaviours
-from blsp.benchmark import Benchmark, run
+from blsp.benchmark import Benchmark
 from blsp.checkpoint import is_complete
 from blsp.continuation import ContinuationConfig, continue_manifest
 from blsp.errors import InputError
@@ -40,6 +40,7 @@ from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.recipe import load_recipe
 from blsp.report import write_report
 from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, SPEECH, TEXT_BOUND
+from blsp.running import run
 from blsp.systems import Models, build_models, find_whisper
 from blsp.tasks import Task
 from blsp.testsets import TestSet, load_test_set

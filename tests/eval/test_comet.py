@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from test_benchmark import TASKS, Fakes, benchmark, values, write_spellings, write_spoken
 
-from blsp.benchmark import run
 from blsp.cli import main
 from blsp.results import CASCADE, SPEECH, recompute
+from blsp.running import run
 
 FAKE = """#!{python}
 import argparse, json, pathlib

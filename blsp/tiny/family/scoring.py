@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from blsp.behaviours import load_behaviours
-from blsp.benchmark import Benchmark, run
+from blsp.benchmark import Benchmark
 from blsp.generation import (
     GenerationConfig,
     SpeechPrompt,
@@ -32,6 +32,7 @@ from blsp.model import (
 )
 from blsp.prediction_log import Prediction, PredictionLog
 from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, SPEECH, TEXT_BOUND
+from blsp.running import run
 from blsp.systems import Models, build_models, find_whisper
 from blsp.tasks import Task, build_messages
 from blsp.testsets import TestSet, load_test_set
