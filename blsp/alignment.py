@@ -156,6 +156,9 @@ class ShuffledPairs(Dataset[tuple[Example, Example]]):
 
     Whose recordings is drawn once from the seed, among conversations with other transcripts: a data
     set may ask several things of one recording, and to hear it would be no floor.
+
+    Raises:
+        InputError: a conversation beside which no recording has other words.
     """
 
     def __init__(self, dataset: ConversationDataset, audio_token_id: int, seed: int = 0) -> None:
@@ -163,6 +166,8 @@ class ShuffledPairs(Dataset[tuple[Example, Example]]):
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(dataset), generator=generator).tolist()
         self._following = {order[i]: order[i - 1] for i in range(len(order))}
+        # All of them now, so that a run which could not be measured ends before it trains.
+        self._donors = {index: self._find_donor(index) for index in range(len(dataset))}
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -171,7 +176,7 @@ class ShuffledPairs(Dataset[tuple[Example, Example]]):
         own = self.dataset[index]
         if own.unreadable is not None or not own.features:
             return own, own
-        donor = self.dataset[self._find_donor(index)]
+        donor = self.dataset[self._donors[index]]
         if donor.unreadable is not None:
             return donor, donor
         count = len(own.features)
@@ -181,6 +186,8 @@ class ShuffledPairs(Dataset[tuple[Example, Example]]):
     def _find_donor(self, index: int) -> int:
         words = self._transcripts(index)
         donor = index
+        if not words:
+            return index  # nothing is heard that could be replaced
         for _ in range(_DONORS_TRIED):
             donor = self._following[donor]
             found = self._transcripts(donor)

@@ -47,6 +47,7 @@ from blsp.trainer import (
     AlignmentTrainer,
     choose_dtype,
     find_checkpoints,
+    pair_some,
     spread,
 )
 from blsp.trainer import RECIPE as SAVED_RECIPE
@@ -450,6 +451,8 @@ def find_sources(recipe: Recipe, parts: Parts) -> list[Source]:
 def dry_run(recipe: Recipe, header: Header, report: Report) -> int:
     """Try one batch and say what the run will be; nothing is written."""
     parts = build_parts(recipe)
+    if parts.dev is not None:
+        pair_some(parts.dev, parts.processor, recipe.training)  # as a run's evaluation will
     torch.nn.Module.to(parts.model, choose_device()[0])
     lines = run_preflight(parts.model, parts.processor, parts.train, recipe.loss, recipe.training)
     for line in [*describe_skipped(parts), *lines, f"serves with: {header.serves_with}"]:

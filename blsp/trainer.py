@@ -206,6 +206,9 @@ class AlignmentTrainer(Trainer):
         answer: answers of the model at every evaluation, on each process its share: lines to show,
             and the word errors and words of its answers, (2,).
         callbacks: of the library's kind.
+
+    Raises:
+        InputError: see `pair_some`.
     """
 
     def __init__(  # noqa: PLR0913  what a run consists of
@@ -224,6 +227,7 @@ class AlignmentTrainer(Trainer):
     ) -> None:
         self.processor, self.config, self.loss_config = processor, config, loss
         self.dev, self.recipe, self.answer = dev, recipe, answer
+        self._dev_pairs = None if dev is None else pair_some(dev, processor, config)
         self.sources = sources
         self.collate = Collator(processor.tokenizer.pad_token_id)  # type: ignore[arg-type]
         self.heard_seconds = 0.0
@@ -283,10 +287,8 @@ class AlignmentTrainer(Trainer):
 
     def dev_batches(self) -> Iterator[tuple[Batch, Batch]]:
         """This process's share of the development batches and their floor, on its device."""
-        dataset: Any = self.dev
-        dataset = dataset.select(spread(len(dataset), self.config.eval_examples))
-        pairs = ShuffledPairs(dataset, self.processor.audio_token_id)
-        for positions in self._sampler(dataset):
+        pairs: Any = self._dev_pairs
+        for positions in self._sampler(pairs.dataset):
             both = collate_pairs([pairs[i] for i in positions], self.collate)
             yield self._prepare_inputs(both[0]), self._prepare_inputs(both[1])
 
@@ -535,6 +537,18 @@ def set_frozen_to_eval(model: BlspForConditionalGeneration, *, keep_llm: bool) -
     for part in parts:
         if not any(parameter.requires_grad for parameter in part.parameters()):
             part.eval()
+
+
+def pair_some(
+    dev: ConversationDataset, processor: BlspProcessor, config: TrainingConfig
+) -> ShuffledPairs:
+    """Return the development examples that an evaluation looks at, and their floor.
+
+    Raises:
+        InputError: see `ShuffledPairs`.
+    """
+    some = dev.select(spread(len(dev), config.eval_examples))
+    return ShuffledPairs(some, processor.audio_token_id)
 
 
 def spread(count: int, most: int) -> list[int]:

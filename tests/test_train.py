@@ -354,6 +354,16 @@ def test_a_file_of_which_nothing_is_left_is_one_line(
         main([by_token(recipe), *BY_TOKEN, f"data.{name}=[{path}]"])
 
 
+@pytest.mark.parametrize("dry", [True, False])
+def test_development_data_without_other_words_ends_the_run_before_it_trains(
+    dry: bool, recipe: str, tmp_path: Path
+) -> None:
+    one = write_conversations(tmp_path / "one", WORDS[:1])
+    with pytest.raises(InputError, match="at least two recordings of different words"):
+        main([recipe, f"data.dev=[{one}]", *(["--dry-run"] if dry else [])])
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
 def without_words(folder: Path, tmp_path: Path, silent: tuple[str, ...]) -> Path:
     """The conversations, some of them about recordings in which nothing is said."""
     path = tmp_path / "silent.jsonl"

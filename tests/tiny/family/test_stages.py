@@ -22,7 +22,7 @@ from blsp.tiny.family.stages import run_stages, write_report
 from blsp.train import main
 from blsp.trainer import FINAL_FOLDER
 
-SIZES = Sizes(train=60, dev=4, test=2, emotion_sentences=1)
+SIZES = Sizes(train=60, dev=4, test=2, emotion_sentences=2)
 STAGES = ("search", "run")
 
 
