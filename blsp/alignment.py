@@ -5,7 +5,7 @@ never be another model. Training and evaluation go through the same few function
 is measured is what is trained. A collated batch enters; states and meters leave.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -165,9 +165,9 @@ class ShuffledPairs(Dataset[tuple[Example, Example]]):
         self.dataset, self.audio_token_id = dataset, audio_token_id
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(dataset), generator=generator).tolist()
-        self._following = {order[i]: order[i - 1] for i in range(len(order))}
+        following = {order[i]: order[i - 1] for i in range(len(order))}
         # All of them now, so that a run which could not be measured ends before it trains.
-        self._donors = {index: self._find_donor(index) for index in range(len(dataset))}
+        self._donors = [self._find_donor(index, following) for index in range(len(dataset))]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -183,13 +183,13 @@ class ShuffledPairs(Dataset[tuple[Example, Example]]):
         chosen = [i % len(donor.features) for i in range(count)]
         return own, replace_audio(own, donor, chosen, self.audio_token_id)
 
-    def _find_donor(self, index: int) -> int:
+    def _find_donor(self, index: int, following: Mapping[int, int]) -> int:
         words = self._transcripts(index)
-        donor = index
         if not words:
             return index  # nothing is heard that could be replaced
+        donor = index
         for _ in range(_DONORS_TRIED):
-            donor = self._following[donor]
+            donor = following[donor]
             found = self._transcripts(donor)
             if found and found != words:
                 return donor

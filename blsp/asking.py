@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from blsp.benchmark import READING, SHUFFLED, Benchmark, Question
+from blsp.benchmark import SHUFFLED, Benchmark, Question
 from blsp.endpoint import announce
 from blsp.errors import InputError
 from blsp.foreign import Server
@@ -18,11 +18,13 @@ from blsp.journal import do_at_once
 from blsp.manifest import Utterance
 from blsp.prediction_log import MISSING, Prediction, PredictionLog
 from blsp.remote import find_neighbourhood
-from blsp.results import CASCADE, EMPTY, RANDOM, SHUFFLED_TEXT, TRANSCRIPT, WHISPER
+from blsp.results import CASCADE, EMPTY, RANDOM, SHUFFLED_TEXT, TEXT_BOUND, TRANSCRIPT, WHISPER
 from blsp.systems import Models
 from blsp.tasks import build_messages
 from blsp.testsets import TestSet
 from blsp.whispers import Recogniser, find_spoken
+
+READING = frozenset({TEXT_BOUND, CASCADE, SHUFFLED_TEXT})
 
 _AT_ONCE = 256
 """Answers between two writes: what a kill can lose."""

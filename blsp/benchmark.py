@@ -19,7 +19,6 @@ from blsp.results import (
     SHUFFLED_AUDIO,
     SHUFFLED_TEXT,
     SYSTEMS,
-    TEXT_BOUND,
     TRANSCRIPT,
     WHISPER,
 )
@@ -28,7 +27,6 @@ from blsp.tasks import Task, recognition_metrics
 from blsp.testsets import TestSet
 from blsp.whispers import Recogniser
 
-READING = frozenset({TEXT_BOUND, CASCADE, SHUFFLED_TEXT})
 SHUFFLED = frozenset({SHUFFLED_AUDIO, SHUFFLED_TEXT})
 MODEL_FREE = frozenset({RANDOM, EMPTY})
 """Systems that need no checkpoint."""
