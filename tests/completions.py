@@ -23,11 +23,12 @@ class Completions(ThreadingHTTPServer):
 
     Args:
         failures: a sequence of what each prompt gets first: a status, or `torn`, `garbled`,
-            `strange` (no completion), `silent` (no answer in time).
+            `strange` (no completion), `silent` (no answer for as long as the server runs).
         seconds: that an answer takes.
     """
 
     daemon_threads = True
+    request_queue_size = 64  # more than ever ask at once: one too many would wait for a second
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Completions(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.now, self.most = 0, 0
+        self.closing = threading.Event()
 
     @property
     def address(self) -> str:
@@ -89,8 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fail(self, how: Any) -> None:
         if how == "silent":
-            time.sleep(1.0)
-            self._send(200, complete("too late"))
+            self.server.closing.wait()
+            self.close_connection = True
         elif how == "torn":
             self._send(200, complete("half"), cut=20)
         elif how == "garbled":
@@ -133,6 +135,7 @@ def serve(**options: Any) -> Iterator[Completions]:
     try:
         yield server
     finally:
+        server.closing.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -1,14 +1,16 @@
 """What every process of `test_processes.py` runs: the same steps of SGD, shared by the processes.
 
-accelerate launch --config_file FSDP2 --num_processes 2 tests/processes.py FOLDER OUT [RECIPE ...]
+accelerate launch --config_file FSDP2 --num_processes 2 tests/processes.py FOLDER OUT [WHOLE KILLED]
 
-First with whole weights on every process, then with weights in shards, then recipes as `blsp train`
-runs them: all by one launch, because to start processes takes longer than what they do.
+First with whole weights on every process, then with weights in shards, then two recipes as `blsp
+train` runs them, of which the second is to be killed and waits for it: all by one launch, because
+to start processes takes longer than what they do.
 """
 
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +34,8 @@ EXAMPLES = 8
 STEPS = 3
 SAVED = 2
 ANSWERED = 5
+KILLED = 5
+"""Steps done by the run that waits to be killed."""
 blsp.progress.MAX_NEW_TOKENS = 4  # a random model never ends its answers
 
 
@@ -181,7 +185,21 @@ def main(folder: Path, output: Path, recipes: list[str]) -> None:
     with sharding():
         run_sharded(folder, output / "sharded", world)
     for recipe in recipes:
+        if recipe == recipes[-1]:
+            wait_after(KILLED)
         assert train([recipe, *changes("adamw")]) == 0
+
+
+def wait_after(steps: int) -> None:
+    """From now on training stands still after so many steps."""
+    note = AlignmentTrainer._note
+
+    def note_or_wait(self: AlignmentTrainer, batch: Any) -> None:
+        if self.state.global_step == steps:
+            time.sleep(600)
+        note(self, batch)
+
+    AlignmentTrainer._note = note_or_wait  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

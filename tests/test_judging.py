@@ -31,7 +31,6 @@ METRIC = "judge_open"
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "TIMEOUT_SECONDS", 0.5)
     short = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.01)))
     monkeypatch.setattr(endpoint, "time", short)
 
