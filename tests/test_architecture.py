@@ -110,10 +110,7 @@ MODULES = [
     "verify",
     "export",
     "tiny",
-    "engine",
     "terminal",
-    "serve",
-    "demo",
     "inspection",
     "data",
     "fetch",
@@ -238,6 +235,13 @@ def test_a_folder_is_ordered_inside(folder: str, path: Path) -> None:
     order, package = FOLDERS[folder], f"blsp.{folder.replace('/', '.')}"
     assert path.stem in order, f"give {path.stem} its place in the order of its folder"
     assert violations(path.stem, syntax(path), package, order) == []
+
+
+@pytest.mark.parametrize(("folder", "order"), [(".", MODULES), *FOLDERS.items()])
+def test_what_has_a_place_is_there(folder: str, order: list[str]) -> None:
+    there = {path.stem for path in (PACKAGE / folder).iterdir()}
+    assert there.issuperset(order)
+    assert len({*order}) == len(order)
 
 
 def test_the_check_sees_a_downward_import_inside_a_function() -> None:
