@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from blsp.errors import InputError
-from blsp.generation import GenerationConfig, build_renderer
+from blsp.generation import GenerationConfig
 from blsp.hardware import choose_cpu_dtype, find_ranks
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, LlmOptions, load_checkpoint
 from blsp.model.foundations import quantization_options
+from blsp.prompts import build_renderer
 from blsp.rendering import Renderer
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from blsp.config import load_config
 from blsp.contexts import NOTHING, Context
 from blsp.errors import InputError
-from blsp.generation import AUDIO_PLACE, place_audio, read_prompt
 from blsp.languages import base_language
 from blsp.manifest import AudioPart, Message, TextPart, Utterance
+from blsp.prompts import AUDIO_PLACE, place_audio, read_prompt
 
 SHIPPED = {
     "general": "styles/general.yaml",

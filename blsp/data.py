@@ -234,7 +234,7 @@ def run_convert(options: argparse.Namespace) -> int:
 
 def run_supervise(options: argparse.Namespace) -> int:
     """Write the conversations and say how many."""
-    from blsp.generation import read_prompt
+    from blsp.prompts import read_prompt
     from blsp.supervision import write_answers
 
     counts = write_answers(

@@ -19,7 +19,7 @@ from blsp.cards import write_cards
 from blsp.endpoint import KEY
 from blsp.errors import InputError
 from blsp.foreign import connect_all, load_answers
-from blsp.generation import GenerationConfig, read_prompt
+from blsp.generation import GenerationConfig
 from blsp.manifest import Utterance
 from blsp.model.foundations import resolve_folder
 from blsp.noise import BABBLE, KINDS, Noise
@@ -32,6 +32,7 @@ from blsp.official import (
     load_corpora,
     read_whole,
 )
+from blsp.prompts import read_prompt
 from blsp.report import write_report
 from blsp.reporting import format_results
 from blsp.results import SHUFFLED_TEXT, SYSTEMS

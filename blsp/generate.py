@@ -25,18 +25,11 @@ from blsp.audio import load_audio, read_audio_info
 from blsp.checkpoint import DELTA
 from blsp.errors import InputError
 from blsp.files import atomic_path
-from blsp.generation import (
-    Answer,
-    GenerationConfig,
-    SpeechPrompt,
-    answer_speech,
-    build_speech_prompt,
-    place_audio,
-    read_prompt,
-)
+from blsp.generation import Answer, GenerationConfig, answer_speech
 from blsp.journal import Plan, Work, digest, finish_output
 from blsp.manifest import AudioPart, Meta, find_kind, find_root, read_manifest, write_meta
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
+from blsp.prompts import SpeechPrompt, build_speech_prompt, place_audio, read_prompt
 from blsp.remote import find_neighbourhood
 from blsp.rendering import Renderer
 

@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from blsp.dataset import ConversationDataset, expand_placeholders
-from blsp.generation import Answer, GenerationConfig, SpeechPrompt, answer_speech
+from blsp.generation import Answer, GenerationConfig, answer_speech
 from blsp.manifest import TextPart
 from blsp.metrics.recognition import count_errors, word_error_rate
 from blsp.metrics.statistics import pair_texts
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
+from blsp.prompts import SpeechPrompt
 from blsp.trainer import AlignmentTrainer, spread
 
 LOG = "log.jsonl"

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from blsp.errors import InputError
-from blsp.generation import AUDIO_PLACE
 from blsp.manifest import (
     Conversation,
     Message,
@@ -22,6 +21,7 @@ from blsp.manifest import (
     relative_root,
     write_rows,
 )
+from blsp.prompts import AUDIO_PLACE
 from blsp.tasks import Task, build_messages
 
 LABELS = "{labels}"

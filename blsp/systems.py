@@ -20,24 +20,15 @@ from blsp.audio import SAMPLING_RATE
 from blsp.caching import install_cache
 from blsp.checkpoint import DELTA
 from blsp.errors import InputError
-from blsp.generation import (
-    Answer,
-    GenerationConfig,
-    Hearing,
-    answer_speech,
-    answer_texts,
-    build_renderer,
-    build_speech_prompt,
-    load_whisper,
-    place_audio,
-    transcribe,
-)
+from blsp.generation import Answer, GenerationConfig, answer_speech, answer_texts
+from blsp.hearing import Hearing, load_whisper, transcribe
 from blsp.manifest import AudioPart, Message
 from blsp.meters import similarity_map
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.model.foundations import resolve_folder
 from blsp.model.processing import pad_features
 from blsp.model.restoring import find_checkpoint
+from blsp.prompts import build_renderer, build_speech_prompt, place_audio
 from blsp.rendering import Renderer
 
 _ENCODER_CACHE_GB = 1.0

@@ -17,7 +17,6 @@ from string import ascii_uppercase
 from typing import Any, Literal, get_args
 
 from blsp.errors import InputError, suggest
-from blsp.generation import place_audio
 from blsp.manifest import AudioPart, Message, TextPart, Utterance, to_row
 from blsp.metrics import (
     GIGASPEECH_WRITTEN,
@@ -52,6 +51,7 @@ from blsp.metrics import (
     write_frame,
     write_golds,
 )
+from blsp.prompts import place_audio
 
 MetricName = Literal[
     "wer",

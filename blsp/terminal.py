@@ -23,9 +23,10 @@ from blsp.arguments import (
 )
 from blsp.audio import SAMPLING_RATE, load_audio
 from blsp.errors import InputError
-from blsp.generation import GenerationConfig, build_speech_prompt, stream_answer
+from blsp.generation import GenerationConfig, stream_answer
 from blsp.manifest import AudioPart, Message, Part, TextPart
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
+from blsp.prompts import build_speech_prompt
 from blsp.rendering import Renderer
 
 VOICE = "en-us+f2"

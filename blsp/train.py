@@ -22,7 +22,6 @@ from blsp.checkpoint import is_complete
 from blsp.dataset import ConversationDataset, DataConfig, Demands, LoadFeatures
 from blsp.errors import InputError, UnreachableError, describe_error, suggest
 from blsp.extensions import import_named
-from blsp.generation import build_renderer
 from blsp.hardware import find_ranks
 from blsp.locking import hold
 from blsp.manifest import AudioPart
@@ -38,6 +37,7 @@ from blsp.model.foundations import quantization_options
 from blsp.model.processing import Features
 from blsp.preflight import run_preflight
 from blsp.progress import FixedUtterances, Progress
+from blsp.prompts import build_renderer
 from blsp.provenance import Source, add_up, join_sources, read_sources
 from blsp.recipe import Header, Recipe, describe_serving, dump_recipe, load_recipe
 from blsp.replay import read_failed, replay_batch

@@ -24,14 +24,8 @@ from blsp.arguments import choose_device
 from blsp.audio import SAMPLING_RATE, is_silent, load_audio
 from blsp.checkpoint import fingerprint_folder
 from blsp.errors import InputError, suggest
-from blsp.generation import (
-    GenerationConfig,
-    Hearing,
-    Transcript,
-    count_window_samples,
-    load_whisper,
-    transcribe_windows,
-)
+from blsp.generation import GenerationConfig
+from blsp.hearing import Hearing, Transcript, count_window_samples, load_whisper, transcribe_windows
 from blsp.journal import Plan, Work, digest, finish_output
 from blsp.languages import base_language
 from blsp.manifest import (

@@ -23,7 +23,6 @@ from torch import Tensor
 from blsp.arguments import add_checkpoint_options
 from blsp.audio import SAMPLING_RATE
 from blsp.checkpoint import read_delta, stored_tensors
-from blsp.generation import build_renderer
 from blsp.manifest import AudioPart, Message, TextPart
 from blsp.model import (
     BlspForConditionalGeneration,
@@ -34,6 +33,7 @@ from blsp.model import (
 from blsp.model.foundations import resolve_folder
 from blsp.model.lora import is_lora
 from blsp.model.processing import pad_features
+from blsp.prompts import build_renderer
 from blsp.systems import locate_checkpoint
 
 TOLERANCE = 1e-4

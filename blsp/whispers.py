@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blsp.errors import InputError
-from blsp.generation import GenerationConfig, Hearing, transcribe
+from blsp.generation import GenerationConfig
+from blsp.hearing import Hearing, transcribe
 from blsp.languages import base_language
 from blsp.manifest import Utterance
 from blsp.model.foundations import resolve_folder

@@ -23,21 +23,11 @@ from blsp.arguments import add_bits_option, add_checkpoint_options, load_on_devi
 from blsp.audio import SAMPLING_RATE, load_audio
 from blsp.errors import InputError
 from blsp.evaluate import write_command
-from blsp.generation import (
-    Answer,
-    GenerationConfig,
-    Hearing,
-    answer_speech,
-    answer_texts,
-    build_renderer,
-    build_speech_prompt,
-    load_whisper,
-    place_audio,
-    read_prompt,
-    transcribe,
-)
+from blsp.generation import Answer, GenerationConfig, answer_speech, answer_texts
 from blsp.hardware import describe_hardware
+from blsp.hearing import Hearing, load_whisper, transcribe
 from blsp.manifest import AudioPart, Message, find_root, read_manifest
+from blsp.prompts import build_renderer, build_speech_prompt, place_audio, read_prompt
 from blsp.results import CASCADE, SPEECH, write_json
 from blsp.systems import find_whisper
 

@@ -26,18 +26,13 @@ import yaml
 from blsp.arguments import add_checkpoint_options, load_on_device
 from blsp.errors import InputError, suggest
 from blsp.evaluate import write_command
-from blsp.generation import (
-    GenerationConfig,
-    SpeechPrompt,
-    answer_speech,
-    answer_texts,
-    build_renderer,
-)
+from blsp.generation import GenerationConfig, answer_speech, answer_texts
 from blsp.manifest import Message, TextPart
 from blsp.metrics import Statistics, compare, mcnemar_test, measure
 from blsp.metrics.labels import plain_words
 from blsp.metrics.statistics import proportion
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
+from blsp.prompts import SpeechPrompt, build_renderer
 from blsp.results import write_json
 from blsp.systems import locate_checkpoint
 

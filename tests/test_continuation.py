@@ -24,7 +24,7 @@ from blsp.continuation import (
 from blsp.dataset import ConversationDataset, DataConfig
 from blsp.errors import InputError
 from blsp.filters import find_fault
-from blsp.generation import Answer, GenerationConfig, build_renderer
+from blsp.generation import Answer, GenerationConfig
 from blsp.manifest import (
     AudioPart,
     Meta,
@@ -36,6 +36,7 @@ from blsp.manifest import (
 )
 from blsp.model import compose
 from blsp.model.loading import load_tokenizer
+from blsp.prompts import build_renderer
 from blsp.rendering import Renderer, View
 from blsp.tiny.llm import ask
 from blsp.tiny.world import answer, instructions, kinds, sample_sentences

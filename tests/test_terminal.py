@@ -14,8 +14,9 @@ from blsp import terminal
 from blsp.audio import save_audio
 from blsp.cli import main
 from blsp.errors import InputError
-from blsp.generation import GenerationConfig, SpeechPrompt, build_renderer
+from blsp.generation import GenerationConfig
 from blsp.model import compose, save_checkpoint
+from blsp.prompts import SpeechPrompt, build_renderer
 from blsp.terminal import Chat, Session, read_lines
 from tests.model.conftest import make_audio, save_llm, save_whisper
 

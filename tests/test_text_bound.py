@@ -15,16 +15,10 @@ import pytest
 import torch
 
 from blsp.dataset import expand_placeholders
-from blsp.generation import (
-    GenerationConfig,
-    SpeechPrompt,
-    _Writer,
-    answer_speech,
-    answer_texts,
-    place_audio,
-)
+from blsp.generation import GenerationConfig, _Writer, answer_speech, answer_texts
 from blsp.manifest import AudioPart
 from blsp.model import AdapterConfig, compose
+from blsp.prompts import SpeechPrompt, place_audio
 from blsp.rendering import Renderer
 from tests.model.conftest import save_llm, save_whisper
 

@@ -17,7 +17,7 @@ import pytest
 from blsp import transcription
 from blsp.audio import load_audio, save_audio
 from blsp.cli import main
-from blsp.generation import Transcript
+from blsp.hearing import Transcript
 from blsp.manifest import (
     Meta,
     Utterance,
@@ -282,7 +282,7 @@ def test_processes_share_the_work_and_the_last_one_writes(
 STUCK = """
 import sys, time
 from blsp import transcription
-from blsp.generation import Transcript
+from blsp.hearing import Transcript
 calls = []
 def hear(self, pieces, *_):
     calls.append(None)

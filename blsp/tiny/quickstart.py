@@ -28,15 +28,10 @@ from blsp.benchmark import Benchmark
 from blsp.checkpoint import is_complete
 from blsp.continuation import ContinuationConfig, continue_manifest
 from blsp.errors import InputError
-from blsp.generation import (
-    GenerationConfig,
-    answer_speech,
-    build_renderer,
-    build_speech_prompt,
-    place_audio,
-)
+from blsp.generation import GenerationConfig, answer_speech
 from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
+from blsp.prompts import build_renderer, build_speech_prompt, place_audio
 from blsp.recipe import load_recipe
 from blsp.report import write_report
 from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, SPEECH, TEXT_BOUND

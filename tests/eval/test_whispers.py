@@ -9,7 +9,8 @@ import pytest
 
 from blsp.audio import load_audio, save_audio
 from blsp.cli import main
-from blsp.generation import GenerationConfig, Hearing, load_whisper, transcribe
+from blsp.generation import GenerationConfig
+from blsp.hearing import Hearing, load_whisper, transcribe
 from blsp.manifest import Meta, Utterance, read_manifest, write_rows
 from tests.model.conftest import make_audio
 

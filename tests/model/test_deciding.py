@@ -10,19 +10,13 @@ from torch import Tensor
 from transformers import AutoModelForMultimodalLM, AutoProcessor, pipeline
 
 from blsp.export import export_whole
-from blsp.generation import (
-    GenerationConfig,
-    answer_speech,
-    build_renderer,
-    build_speech_prompt,
-    place_audio,
-    stream_answer,
-)
+from blsp.generation import GenerationConfig, answer_speech, stream_answer
 from blsp.manifest import AudioPart
 from blsp.model import BlspForConditionalGeneration, BlspProcessor, compose
 from blsp.model.configuration import AdapterConfig
 from blsp.model.loading import load_checkpoint, save_checkpoint
 from blsp.model.placeholders import fit_placeholders, share_out
+from blsp.prompts import build_renderer, build_speech_prompt, place_audio
 from blsp.verify import answer_alone, verify
 from tests.model.conftest import make_audio
 

@@ -16,12 +16,7 @@ import torch
 
 from blsp.behaviours import load_behaviours
 from blsp.benchmark import Benchmark
-from blsp.generation import (
-    GenerationConfig,
-    SpeechPrompt,
-    answer_speech,
-    build_renderer,
-)
+from blsp.generation import GenerationConfig, answer_speech
 from blsp.journal import digest
 from blsp.model import (
     BlspForConditionalGeneration,
@@ -31,6 +26,7 @@ from blsp.model import (
     load_checkpoint,
 )
 from blsp.prediction_log import Prediction, PredictionLog
+from blsp.prompts import SpeechPrompt, build_renderer
 from blsp.results import CASCADE, SHUFFLED_AUDIO, SHUFFLED_TEXT, SPEECH, TEXT_BOUND
 from blsp.running import run
 from blsp.systems import Models, build_models, find_whisper

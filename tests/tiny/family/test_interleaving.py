@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from blsp.generation import place_audio
 from blsp.manifest import AudioPart, Conversation, Message, TextPart
 from blsp.model.loading import load_tokenizer
+from blsp.prompts import place_audio
 from blsp.rendering import Renderer
 from blsp.tiny.family import interleaving
 from blsp.tiny.family.interleaving import interleave, read_words
