@@ -1,4 +1,4 @@
-"""What a model is asked, aloud or in writing, and what is made of it before it answers.
+"""What a model is asked, in writing or aloud, made ready to be answered.
 
 An instruction, with a recording at `{audio}`, becomes a message; messages with the samples of their
 recordings become a `SpeechPrompt`: token ids and features. `blsp.generation` answers it.
