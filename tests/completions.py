@@ -9,10 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import soundfile
+
+from blsp import endpoint
 
 
 class Completions(ThreadingHTTPServer):
@@ -128,12 +132,14 @@ def reply(text: str | None, reason: str = "stop") -> bytes:
 
 @contextmanager
 def serve(**options: Any) -> Iterator[Completions]:
-    """Run a server within the block."""
+    """Run a server within the block, where nobody waits long before it asks again."""
+    short = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.01)))
     server = Completions(**options)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield server
+        with patch.object(endpoint, "time", short):
+            yield server
     finally:
         server.closing.set()
         server.shutdown()

@@ -184,10 +184,11 @@ def main(folder: Path, output: Path, recipes: list[str]) -> None:
     run_cases(folder, output / "whole", world)
     with sharding():
         run_sharded(folder, output / "sharded", world)
-    for recipe in recipes:
-        if recipe == recipes[-1]:
-            wait_after(KILLED)
-        assert train([recipe, *changes("adamw")]) == 0
+    if recipes:
+        whole, killed = recipes
+        assert train([whole, *changes("adamw")]) == 0
+        wait_after(KILLED)
+        train([killed, *changes("adamw")])
 
 
 def wait_after(steps: int) -> None:

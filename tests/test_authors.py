@@ -1,9 +1,7 @@
 """A server that writes: what it is sent, how often it is tried, and what it may not do."""
 
 import json
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,12 +38,6 @@ def folder(tmp_path: Path) -> Path:
     ]
     write_rows(tmp_path / "m.jsonl", rows, Meta(command="test"))
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.01)))
-    monkeypatch.setattr(endpoint, "time", short)
 
 
 def write(folder: Path, llm: Path, server: Completions, *more: str) -> int:

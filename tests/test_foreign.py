@@ -1,10 +1,8 @@
 """Systems from elsewhere: what a server is sent, how files are joined, and that both are scored."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +13,6 @@ from test_benchmark import WORDS, Fakes, utterance, values, write_spellings, wri
 from blsp import endpoint
 from blsp.cli import main
 from blsp.manifest import Meta, write_rows
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.01)))
-    monkeypatch.setattr(endpoint, "time", short)
 
 
 def hear(prompt: str, audio: np.ndarray) -> str:

@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperFeatureExtractor, WhisperTokenizer
+from transformers import (
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
 
 from blsp.errors import InputError
 from blsp.generation import GenerationConfig
@@ -57,8 +62,6 @@ def test_a_multilingual_whisper_is_told_the_language(whisper_folder: Path) -> No
 
 
 def test_transcripts_on_full_padding_are_those_of_plain_whisper(whisper_folder: Path) -> None:
-    from transformers import WhisperForConditionalGeneration, WhisperProcessor
-
     whisper, processor = load_whisper(whisper_folder)
     ours = transcribe(
         whisper, processor, clips()[:2], config=SHORT, hearing=Hearing(audio_padding="max")
@@ -96,8 +99,6 @@ def mean_log_probability(plain: Any, processor: Any, audio: np.ndarray, limit: i
 
 def test_a_transcript_says_how_likely_its_tokens_are(whisper_folder: Path) -> None:
     """Some are cut by the limit, some come to their end, which counts as a token."""
-    from transformers import WhisperForConditionalGeneration
-
     whisper, processor = load_whisper(whisper_folder)
     plain = WhisperForConditionalGeneration.from_pretrained(whisper_folder, dtype=torch.float32)
     plain = plain.eval()

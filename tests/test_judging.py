@@ -3,18 +3,15 @@
 import json
 import re
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from completions import Completions, serve
 from test_benchmark import Fakes, benchmark, values, write_spellings, write_spoken
 
-from blsp import endpoint
 from blsp.cli import main
 from blsp.comparison import compare_runs
 from blsp.errors import InputError
@@ -27,12 +24,6 @@ from blsp.tasks import Task
 
 OPEN = Task(name="open", prompts=("Repeat",), reference="text", metrics=("answered",))
 METRIC = "judge_open"
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.01)))
-    monkeypatch.setattr(endpoint, "time", short)
 
 
 def answer_all(folder: Path, **changes: Any) -> Path:
