@@ -14,7 +14,7 @@ _STYLE = """
 --dim:#a3afbd;--speech:#fb923c;--bound:#7aa2ff;--cascade:#4fd1c0;--foreign:#c084fc;--sanity:#8a94a3;--bad:#f87171;
 --good:#4ade80}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:1180px;padding:24px 16px 64px;color:var(--fg);background:var(--bg);
+body{margin:0 auto;max-width:1280px;padding:24px 16px 64px;color:var(--fg);background:var(--bg);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 h1{font-size:1.6em;margin:0 0 4px}h2{font-size:1.2em;margin:36px 0 8px}
 h3{font-size:1em;margin:0 0 6px}p{margin:6px 0;max-width:75ch}.dim{color:var(--dim)}
